@@ -1,0 +1,78 @@
+/**
+ * Makes the files that are needed by dev, tests, type generation and deploy but not committed: `npm run gen`.
+ * Every step compares what it would write with what is there and leaves an up-to-date file alone.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { clearSharedMemory, importMemory } from "./lib/wasm-patch.ts";
+
+const root = dirname(import.meta.dirname);
+const require = createRequire(import.meta.url);
+
+interface Step {
+  /** File that is made, relative to the root of the repository. */
+  target: string;
+  /** Published file that it is made from, as a package path. */
+  source: string;
+  make: (source: Uint8Array) => Uint8Array;
+}
+
+const steps: Step[] = [
+  {
+    // ONNX Runtime is published for threads only. Shared memory is not counted by V8 and cannot be capped.
+    source: "onnxruntime-web/ort-wasm-simd-threaded.wasm",
+    target: "vendor/ort-wasm-simd.wasm",
+    make: clearSharedMemory,
+  },
+  {
+    source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm",
+    target: "vendor/jpeg-decoder.wasm",
+    make: (wasm) => importMemory(wasm).wasm,
+  },
+  {
+    source: "@jsquash/webp/codec/dec/webp_dec.wasm",
+    target: "vendor/webp-decoder.wasm",
+    make: (wasm) => importMemory(wasm).wasm,
+  },
+];
+
+/** Written beside each product: what it was made from. Size and time of the source spare hashing 14 MB every time. */
+interface Stamp {
+  source: string;
+  sourceSizeBytes: number;
+  sourceTimeMs: number;
+  makers: string;
+}
+
+/** Changes with this script and its library, so that an edited step is run again. */
+const makers = createHash("sha256")
+  .update(readFileSync(import.meta.filename))
+  .update(readFileSync(join(root, "scripts/lib/wasm-patch.ts")))
+  .digest("hex");
+
+function upToDate(target: string, stamp: Stamp): boolean {
+  const stampFile = `${target}.stamp`;
+  return existsSync(target) && existsSync(stampFile) && readFileSync(stampFile, "utf8") === JSON.stringify(stamp);
+}
+
+/** Another process may read or make the same file: it appears complete or not at all. */
+function writeWhole(path: string, content: Uint8Array | string): void {
+  const draft = `${path}.${process.pid}.tmp`;
+  writeFileSync(draft, content);
+  renameSync(draft, path);
+}
+
+for (const step of steps) {
+  const sourcePath = require.resolve(step.source);
+  const target = join(root, step.target);
+  const { size, mtimeMs } = statSync(sourcePath);
+  const stamp: Stamp = { source: step.source, sourceSizeBytes: size, sourceTimeMs: Math.trunc(mtimeMs), makers };
+  if (upToDate(target, stamp)) continue;
+  mkdirSync(dirname(target), { recursive: true });
+  const product = step.make(readFileSync(sourcePath));
+  writeWhole(target, product);
+  writeWhole(`${target}.stamp`, JSON.stringify(stamp));
+  console.log(`gen: ${step.target} (${(product.length / 1024).toFixed(0)} KiB from ${step.source})`);
+}
