@@ -1,0 +1,74 @@
+import { z } from "zod";
+import { DEFAULT_LIMITS, DEFAULT_TIMERS, LimitsSchema, TimersSchema } from "./training/runners/protocol.ts";
+
+/** Text of a secret: long enough that it cannot be guessed, and not one that was printed somewhere as an example. */
+const secret = z
+  .string()
+  .min(32, "must have at least 32 characters")
+  .refine((value) => !/^(change|example|secret|your[-_ ]|x+$)/i.test(value), "is an example value, set a random one");
+
+const jsonOf = <T extends z.ZodType>(schema: T) =>
+  z
+    .string()
+    .transform((text, context) => {
+      try {
+        return JSON.parse(text) as unknown;
+      } catch {
+        context.addIssue({ code: "custom", message: "is not JSON" });
+        return z.NEVER;
+      }
+    })
+    .pipe(schema);
+
+const ConfigSchema = z.object({
+  APP_ENV: z.enum(["local", "production"]).default("production"),
+  JWT_SECRET: secret,
+  /** Absent: the plain callback answers 503 and is never open. */
+  INTERNAL_SECRET: secret.optional(),
+  /** Still accepted while the secret is being rotated. */
+  INTERNAL_SECRET_PREVIOUS: secret.optional(),
+  BREEDING_PHASE: z.enum(["1", "2"]).default("1"),
+  /** JSON objects that replace single timers and limits of the runner protocol. */
+  RUNNER_TIMERS: jsonOf(TimersSchema.partial()).optional(),
+  RUNNER_LIMITS: jsonOf(LimitsSchema.partial()).optional(),
+});
+
+/** Variables and secrets, parsed once per isolate; this file is the only reader of them. */
+export type Config = {
+  appEnv: "local" | "production";
+  jwtSecret: string;
+  internalSecrets: string[];
+  breedingPhase: 1 | 2;
+  timers: z.infer<typeof TimersSchema>;
+  limits: z.infer<typeof LimitsSchema>;
+};
+
+/** Thrown when a variable or secret is missing or unusable; its message names each one and never prints a value. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+/**
+ * Reads the configuration out of the Worker's environment (extra keys, the bindings, are ignored).
+ * @throws ConfigError with one readable line for each bad variable
+ */
+export function parseConfig(environment: object): Config {
+  const parsed = ConfigSchema.safeParse(environment);
+  if (!parsed.success) {
+    const lines = parsed.error.issues.map((issue) =>
+      issue.code === "invalid_type" && !(String(issue.path[0]) in environment)
+        ? `${issue.path.join(".")} is missing`
+        : `${issue.path.join(".")} ${issue.message}`,
+    );
+    throw new ConfigError(`Configuration error: ${lines.join("; ")}. \`npm run dev\` writes .dev.vars for local use.`);
+  }
+  const value = parsed.data;
+  return {
+    appEnv: value.APP_ENV,
+    jwtSecret: value.JWT_SECRET,
+    internalSecrets: [value.INTERNAL_SECRET, value.INTERNAL_SECRET_PREVIOUS].filter((text) => text !== undefined),
+    breedingPhase: value.BREEDING_PHASE === "2" ? 2 : 1,
+    timers: { ...DEFAULT_TIMERS, ...value.RUNNER_TIMERS },
+    limits: { ...DEFAULT_LIMITS, ...value.RUNNER_LIMITS },
+  };
+}

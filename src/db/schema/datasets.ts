@@ -1,0 +1,62 @@
+import { index, integer, primaryKey, sqliteTable, text } from "drizzle-orm/sqlite-core";
+import { projects, users } from "./people.ts";
+
+export type DatasetWarning = { code: string; message: string };
+export type SplitCounts = { train: number; val: number; test: number };
+
+export const datasets = sqliteTable(
+  "datasets",
+  {
+    id: text().primaryKey(),
+    projectId: integer("project_id")
+      .notNull()
+      .references(() => projects.id),
+    ownerId: integer("owner_id")
+      .notNull()
+      .references(() => users.id),
+    name: text().notNull(),
+    description: text(),
+    format: text({ enum: ["dice", "yolo", "imagefolder", "coco"] }).notNull(),
+    /** Which of the layouts under one format name this is, for example dice `A`. */
+    layout: text(),
+    visibility: text({ enum: ["private", "public"] }).notNull(),
+    taskType: text("task_type"),
+    fileCount: integer("file_count").notNull(),
+    totalSizeBytes: integer("total_size_bytes").notNull(),
+    numClasses: integer("num_classes"),
+    classNames: text("class_names", { mode: "json" }).$type<string[]>().notNull(),
+    classDistribution: text("class_distribution", { mode: "json" }).$type<Record<string, number>>().notNull(),
+    splits: text({ mode: "json" }).$type<SplitCounts>(),
+    warnings: text({ mode: "json" }).$type<DatasetWarning[]>().notNull(),
+    /** SHA-256 over the sorted list of paths and file hashes: two datasets with one hash have the same content. */
+    contentHash: text("content_hash").notNull(),
+    createdAt: integer("created_at").notNull(),
+    updatedAt: integer("updated_at").notNull(),
+  },
+  (table) => [
+    index("datasets_project").on(table.projectId, table.createdAt),
+    index("datasets_public").on(table.visibility, table.createdAt),
+  ],
+);
+
+export const datasetFiles = sqliteTable(
+  "dataset_files",
+  {
+    datasetId: text("dataset_id")
+      .notNull()
+      .references(() => datasets.id),
+    fileId: integer("file_id").notNull(),
+    path: text().notNull(),
+    sizeBytes: integer("size_bytes").notNull(),
+    sha256: text().notNull(),
+    storageKey: text("storage_key").notNull(),
+    /** Where the entry's data begin in the zip object; null for a file that is an object of its own. */
+    zipOffset: integer("zip_offset"),
+    compressedSizeBytes: integer("compressed_size_bytes"),
+    /** Zip method: 0 stored, 8 deflated; null for a file that is an object of its own. */
+    method: integer(),
+    split: text(),
+    label: text(),
+  },
+  (table) => [primaryKey({ columns: [table.datasetId, table.fileId] })],
+);

@@ -1,0 +1,4 @@
+export * from "./datasets.ts";
+export * from "./jobs.ts";
+export * from "./people.ts";
+export * from "./runners.ts";
