@@ -9,6 +9,8 @@
  * refuse file names outside Latin-1, which clients send as raw UTF-8 (WHATWG form encoding).
  */
 
+import { type ChunkReader, openChunkReader } from "../shared/streams.ts";
+
 export type MultipartLimits = {
   /** Parts of any kind in one body. */
   maxParts: number;
@@ -64,8 +66,6 @@ const MAX_PREAMBLE_BYTES = 1024;
 const MAX_EPILOGUE_BYTES = 1024;
 /** Spaces and tabs that may follow a delimiter on its line. */
 const MAX_PADDING_BYTES = 64;
-/** How much is asked of the stream at once where it can be asked. */
-const READ_BYTES = 64 * 1024;
 
 /**
  * The boundary of a `Content-Type` header.
@@ -119,17 +119,14 @@ export async function* parseMultipart(
 class Input {
   /** Unread bytes. */
   window: Uint8Array = new Uint8Array(0);
-  readonly #read: () => Promise<Uint8Array | undefined>;
-  readonly #cancel: () => Promise<void>;
+  readonly #chunks: ChunkReader;
   readonly #maxTotalBytes: number;
   #totalBytes = 0;
   #ended = false;
 
   constructor(stream: ReadableStream<Uint8Array>, maxTotalBytes: number) {
     this.#maxTotalBytes = maxTotalBytes;
-    const { read, cancel } = openReader(stream);
-    this.#read = read;
-    this.#cancel = cancel;
+    this.#chunks = openChunkReader(stream);
   }
 
   /** Adds the next chunk to the window. @throws MultipartError `cut_off` at the end of the stream */
@@ -137,7 +134,7 @@ class Input {
     let chunk: Uint8Array | undefined;
     do {
       try {
-        chunk = await this.#read();
+        chunk = await this.#chunks.read();
       } catch {
         // The client went away, or its body ended before the announced length.
         this.#ended = true;
@@ -181,36 +178,8 @@ class Input {
   async close(): Promise<void> {
     this.window = new Uint8Array(0);
     // A stream that failed or was already consumed may refuse the cancel: there is nothing left to release then.
-    if (!this.#ended) await this.#cancel().catch(() => undefined);
+    if (!this.#ended) await this.#chunks.cancel().catch(() => undefined);
   }
-}
-
-/** Reads in large chunks where the stream is a byte stream (a request body in the Worker), in its own chunks elsewhere. */
-function openReader(stream: ReadableStream<Uint8Array>) {
-  let byob: ReadableStreamBYOBReader | undefined;
-  try {
-    byob = stream.getReader({ mode: "byob" });
-  } catch {
-    // Not a byte stream.
-  }
-  if (byob) {
-    const reader = byob;
-    return {
-      read: async () => {
-        const { value, done } = await reader.read(new Uint8Array(READ_BYTES));
-        return done ? undefined : value;
-      },
-      cancel: () => reader.cancel(),
-    };
-  }
-  const reader = stream.getReader();
-  return {
-    read: async () => {
-      const { value, done } = await reader.read();
-      return done ? undefined : value;
-    },
-    cancel: () => reader.cancel(),
-  };
 }
 
 /** Moves past the first delimiter, which may stand at the very start without its line break. */
