@@ -1,0 +1,165 @@
+import { DurableObject } from "cloudflare:workers";
+import { sha256Hex } from "../../shared/ids.ts";
+import { logger } from "../../shared/logger.ts";
+import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import { codecMemoryBytes, decodeImage } from "./codecs.ts";
+import { Gate } from "./gate.ts";
+import { MAX_IMAGE_BYTES, readImageHeader } from "./image-header.ts";
+import { checkModelSize } from "./limits.ts";
+import type { CheckpointManifest } from "./manifest.ts";
+import { checkModelFacts, readModelFacts } from "./model-file.ts";
+import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
+import { OnnxModel, onnxMemoryBytes } from "./onnx-runtime.ts";
+import { classify, type Prediction } from "./postprocess.ts";
+import { imageToTensor } from "./preprocess.ts";
+
+/** A file in the object store, and what it must be. */
+export type StoredFile = { key: string; sha256: string; sizeBytes: number };
+
+export type InferRequest = {
+  model: StoredFile;
+  /** The weights file beside the graph, under the name by which the graph refers to it. */
+  external: (StoredFile & { path: string }) | null;
+  manifest: CheckpointManifest;
+  /** The image file. A view of a larger buffer would send all of the buffer. */
+  image: Uint8Array;
+  /** How many labels to answer. */
+  topK: number;
+};
+
+export type InferAnswer = {
+  predictions: Prediction[];
+  image: { type: string; width: number; height: number };
+  /** Whether the model had to be loaded for this call. */
+  cold: boolean;
+  /**
+   * Milliseconds by this object's own clock, which a deployed Worker stops while it computes: the truth about the whole
+   * is what the caller measures around the call.
+   */
+  timings: { queueMs: number; loadMs: number; decodeMs: number; runMs: number };
+};
+
+export type InferFailure = Failure<
+  "VALIDATION_ERROR" | "MODEL_MISSING" | "MODEL_NOT_USABLE" | "MODEL_TOO_LARGE" | "BUSY"
+>;
+
+/** Shared by all objects of the isolate, as its memory is. */
+const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_000 });
+const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES);
+
+/** The deployed clock only moves when something outside has been waited for; a turn of the event loop is the least. */
+const tick = (): Promise<void> => scheduler.wait(0);
+
+/**
+ * Answers images with one model: the object's name is the hash of the model's content (and a replica number), so that a
+ * model stays loaded where its requests go. Holds nothing that has to survive.
+ */
+export class ModelSession extends DurableObject<Env> {
+  /**
+   * Classifies one image. Loads the model from the object store if it is not loaded, checks that it is the model that was
+   * asked for, decodes the image and runs it. A failed run releases the model; the next call loads it again.
+   */
+  async infer(request: InferRequest): Promise<Result<InferAnswer, InferFailure>> {
+    const { manifest, model, external } = request;
+    const header = readImageHeader(request.image);
+    if (!header.ok) return header;
+    const size = checkModelSize(manifest, model.sizeBytes, external?.sizeBytes ?? 0);
+    if (!size.ok) return size;
+
+    const queuedAt = Date.now();
+    const turn = await gate.run(request.image.byteLength, async (): Promise<Result<InferAnswer, InferFailure>> => {
+      const startedAt = Date.now();
+      const hash = external ? `${model.sha256}+${external.sha256}` : model.sha256;
+      const kept = shelf.get(hash);
+      const loaded = kept ? ok(kept) : await this.#load(hash, model, external);
+      if (!loaded.ok) return loaded;
+      const session = loaded.value;
+      const signature = session.check(manifest);
+      if (!signature.ok) return signature;
+      await tick();
+      const loadedAt = Date.now();
+
+      const pixels = await decodeImage(request.image, header.value);
+      if (!pixels.ok) return pixels;
+      const tensor = imageToTensor(pixels.value, manifest.input, header.value.orientation);
+      await tick();
+      const decodedAt = Date.now();
+
+      const outputs = await session.run(tensor, manifest);
+      if (!outputs.ok) {
+        const others = shelf.size > 1;
+        await (outputs.error.code === "MODEL_TOO_LARGE" ? shelf.clear() : shelf.drop(hash));
+        // Beside others it may have been their memory that was missing: alone it gets another chance.
+        return others && outputs.error.code === "MODEL_TOO_LARGE"
+          ? fail("BUSY", "There was not enough memory for this model at the moment, try again")
+          : outputs;
+      }
+      await tick();
+
+      const predictions = classify(outputs.value, manifest, request.topK);
+      if (!predictions.ok) return predictions;
+      const { type, width, height } = header.value;
+      return ok({
+        predictions: predictions.value,
+        image: { type, width, height },
+        cold: !kept,
+        timings: {
+          queueMs: startedAt - queuedAt,
+          loadMs: loadedAt - startedAt,
+          decodeMs: decodedAt - loadedAt,
+          runMs: Date.now() - decodedAt,
+        },
+      });
+    });
+    return turn.ok ? turn.value : turn;
+  }
+
+  async #load(
+    hash: string,
+    model: StoredFile,
+    external: InferRequest["external"],
+  ): Promise<Result<OnnxModel, InferFailure>> {
+    const graph = await this.#read(model);
+    if (!graph.ok) return graph;
+    const facts = readModelFacts(graph.value);
+    if (!facts.ok) return facts;
+    const allowed = checkModelFacts(facts.value, external ? [external.path] : []);
+    if (!allowed.ok) return allowed;
+    const weights = external ? await this.#read(external) : ok(null);
+    if (!weights.ok) return weights;
+
+    const data = external && weights.value ? { path: external.path, data: weights.value } : null;
+    const opened = await shelf.open(hash, openBytes(model.sizeBytes, external?.sizeBytes ?? 0), () =>
+      OnnxModel.open(graph.value, data),
+    );
+    logger.info("model loaded", {
+      ok: opened.ok,
+      sha256: model.sha256,
+      bytes: model.sizeBytes + (external?.sizeBytes ?? 0),
+      onnxWasmBytes: onnxMemoryBytes(),
+      codecWasmBytes: codecMemoryBytes(),
+      models: shelf.size,
+    });
+    return opened;
+  }
+
+  /** Reads a file into one array of its known size; a collected body would be held twice. */
+  async #read(file: StoredFile): Promise<Result<Uint8Array<ArrayBuffer>, InferFailure>> {
+    const stored = await this.env.BUCKET.get(file.key);
+    if (!stored) return fail("MODEL_MISSING", "The file of this checkpoint is gone");
+    const bytes = new Uint8Array(file.sizeBytes);
+    let at = 0;
+    if (stored.size === file.sizeBytes) {
+      for await (const chunk of stored.body) {
+        bytes.set(chunk, at);
+        at += chunk.byteLength;
+      }
+    } else {
+      await stored.body.cancel();
+    }
+    if (at !== file.sizeBytes || (await sha256Hex(bytes)) !== file.sha256) {
+      return fail("MODEL_NOT_USABLE", "The stored file of this checkpoint is not the one that was uploaded");
+    }
+    return ok(bytes);
+  }
+}

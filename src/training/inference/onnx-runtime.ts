@@ -1,0 +1,131 @@
+import * as ort from "onnxruntime-web/wasm";
+import ortModule from "../../../vendor/ort-wasm-simd.wasm";
+import { errorText, logger } from "../../shared/logger.ts";
+import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import { MAX_WASM_PAGES } from "./limits.ts";
+import type { CheckpointManifest } from "./manifest.ts";
+import { checkSignature, type Port } from "./model-file.ts";
+
+/**
+ * ONNX Runtime Web inside workerd, on one thread.
+ *
+ * workerd compiles WebAssembly only at upload, never from bytes, and the published binary wants shared memory. So the
+ * binary is imported as a module (its shared flag cleared by `npm run gen`), the glue gets a stub of eight bytes in its
+ * place, and the calls that the glue then makes are answered here: instantiating the stub gives the imported module, and
+ * shared memory gives plain memory with a maximum, so that a model that does not fit fails alone instead of ending the
+ * isolate. The patches are made once, before the first session, and touch nothing else. They meet the glue at the points
+ * it had in version 1.30.0: an upgrade has to pass the tests that compare outputs.
+ */
+
+/** Magic number and version: the shortest valid module. */
+const STUB = new Uint8Array([0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00]);
+
+let memory: WebAssembly.Memory | null = null;
+
+function patchGlobals(): void {
+  const { instantiate, Memory } = WebAssembly;
+
+  const isStub = (source: unknown) => source instanceof Uint8Array && source.byteLength === STUB.byteLength;
+  const answer = async (source: WebAssembly.Module, imports?: WebAssembly.Imports) =>
+    isStub(source)
+      ? { module: ortModule, instance: new WebAssembly.Instance(ortModule, imports) }
+      : instantiate.call(WebAssembly, source, imports);
+
+  const plainMemory = (descriptor: WebAssembly.MemoryDescriptor & { shared?: boolean }) => {
+    const { initial, maximum, shared } = descriptor;
+    if (!shared) return new Memory(descriptor);
+    memory = new Memory({ initial, maximum: Math.min(maximum ?? MAX_WASM_PAGES, MAX_WASM_PAGES) });
+    return memory;
+  };
+  plainMemory.prototype = Memory.prototype;
+
+  // Waiting needs shared memory; the glue does without when the function is absent.
+  Object.assign(Atomics, { waitAsync: undefined });
+  Object.assign(WebAssembly, { instantiate: answer, Memory: plainMemory });
+}
+
+patchGlobals();
+ort.env.wasm.wasmBinary = STUB;
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.proxy = false;
+ort.env.logLevel = "error";
+
+/** Wasm memory that ONNX Runtime has taken in this isolate; it never shrinks. */
+export const onnxMemoryBytes = (): number => memory?.buffer.byteLength ?? 0;
+
+export type ModelFailure = Failure<"MODEL_TOO_LARGE" | "MODEL_NOT_USABLE">;
+
+/** Out of memory is error 6 of the runtime, or a failed allocation of its glue; everything else is the model's fault. */
+function failureOf(thrown: unknown, during: "open" | "run"): { ok: false; error: ModelFailure } {
+  const message = errorText(thrown);
+  logger.warn("onnx failed", { during, error: message.slice(0, 500), wasmBytes: onnxMemoryBytes() });
+  return /ERROR_CODE: 6\b|failed to allocate a buffer|bad_alloc|out of memory/i.test(message)
+    ? fail("MODEL_TOO_LARGE", "The model needs more memory than there is here")
+    : fail("MODEL_NOT_USABLE", `The model could not be ${during === "open" ? "opened" : "run"}`);
+}
+
+const portOf = (value: ort.InferenceSession.ValueMetadata): Port =>
+  value.isTensor
+    ? { name: value.name, type: value.type, shape: value.shape }
+    : { name: value.name, type: null, shape: [] };
+
+/** One opened model. After a failed run it must be released: it keeps memory that later opens need. */
+export class OnnxModel {
+  readonly #session: ort.InferenceSession;
+
+  private constructor(session: ort.InferenceSession) {
+    this.#session = session;
+  }
+
+  /**
+   * Opens a model.
+   * @param external the weights file beside the graph, under the name by which the graph refers to it
+   */
+  static async open(
+    graph: Uint8Array,
+    external: { path: string; data: Uint8Array } | null,
+  ): Promise<Result<OnnxModel, ModelFailure>> {
+    try {
+      const session = await ort.InferenceSession.create(graph, {
+        executionProviders: ["wasm"],
+        ...(external && { externalData: [external] }),
+      });
+      return ok(new OnnxModel(session));
+    } catch (thrown) {
+      return failureOf(thrown, "open");
+    }
+  }
+
+  /** Whether the model takes and gives what a manifest says. */
+  check(manifest: CheckpointManifest): Result<null, ModelFailure> {
+    return checkSignature(this.#session.inputMetadata.map(portOf), this.#session.outputMetadata.map(portOf), manifest);
+  }
+
+  /** Runs one image; `tensor` is in NCHW order. Answers the values of the manifest's output. */
+  async run(tensor: Float32Array, manifest: CheckpointManifest): Promise<Result<Float32Array, ModelFailure>> {
+    const { name, channels, height, width } = manifest.input;
+    const input = new ort.Tensor("float32", tensor, [1, channels, height, width]);
+    try {
+      const outputs = await this.#session.run({ [name]: input }, [manifest.output.name]);
+      const output = outputs[manifest.output.name];
+      const data = output?.data;
+      if (!(data instanceof Float32Array)) return fail("MODEL_NOT_USABLE", "The model gives no float32 output");
+      const values = data.slice();
+      output?.dispose();
+      return ok(values);
+    } catch (thrown) {
+      return failureOf(thrown, "run");
+    } finally {
+      input.dispose();
+    }
+  }
+
+  /** Gives the model's memory back to the runtime; never fails. */
+  async release(): Promise<void> {
+    try {
+      await this.#session.release();
+    } catch (thrown) {
+      logger.warn("onnx release failed", { error: errorText(thrown).slice(0, 500) });
+    }
+  }
+}
