@@ -59,7 +59,7 @@ function checkNumber(
   const kind = field.type === "integer" ? "an integer" : "a number";
   const limits = limitsText(field);
   const mustBe = limits === null ? kind : `${kind} ${limits}`;
-  // JSON has no NaN and no Infinity, but 1e999 parses to Infinity and the embedded callers pass objects.
+  // JSON has no NaN, but its 1e999 is Infinity.
   if (typeof value !== "number" || !Number.isFinite(value)) return { mustBe };
   if (field.type === "integer" && !Number.isInteger(value)) return { mustBe };
   if (!withinLimits(value, field)) return { mustBe };
