@@ -3,8 +3,7 @@ import { createRouter, jsonBody, jsonContent, problems } from "../../http/create
 import { taskTypeQuery } from "../models/schemas.ts";
 import { explainConfig } from "./explain.ts";
 import { configSchema } from "./publish.ts";
-import { ConfigReportSchema, ConfigSchemaSchema, ValidateConfigSchema } from "./schemas.ts";
-import { CONFIG_FRAMEWORKS } from "./tables.ts";
+import { ConfigFrameworkSchema, ConfigReportSchema, ConfigSchemaSchema, ValidateConfigSchema } from "./schemas.ts";
 import { fieldUnder } from "./validate.ts";
 
 const schema = createRoute({
@@ -14,7 +13,7 @@ const schema = createRoute({
   tags: ["Training"],
   summary: "The advanced settings of a framework, with limits and presets",
   security: [{ bearer: [] }],
-  request: { query: z.object({ framework: z.enum(CONFIG_FRAMEWORKS), task_type: taskTypeQuery() }) },
+  request: { query: z.object({ framework: ConfigFrameworkSchema, task_type: taskTypeQuery() }) },
   responses: { 200: jsonContent(ConfigSchemaSchema, "Fields and presets"), ...problems(401, 422) },
 });
 

@@ -71,15 +71,20 @@ export const ConfigSchemaSchema = z
   })
   .openapi("ConfigSchema");
 
+/** The framework whose settings are meant. */
+export const ConfigFrameworkSchema = z.enum(CONFIG_FRAMEWORKS, {
+  error: `must be one of ${CONFIG_FRAMEWORKS.join(", ")}`,
+});
+
 export const ValidateConfigSchema = z
-  .object({
-    framework: z.enum(CONFIG_FRAMEWORKS),
+  .strictObject({
+    framework: ConfigFrameworkSchema.default("timm"),
     task_type: z
       .string()
       .transform(canonicalTaskType)
       .pipe(z.enum(TASK_TYPES))
       .nullish()
-      .openapi({ type: "string", enum: [...TASK_TYPES] }),
+      .openapi({ type: ["string", "null"], enum: [...TASK_TYPES, null] }),
     learning_rate: z
       .number()
       .positive()
@@ -87,14 +92,19 @@ export const ValidateConfigSchema = z
       .nullish()
       .openapi({ description: "The job's own rate; it counts when `config` gives none" }),
     // Taken as it is: a record schema would drop names such as `__proto__` instead of letting the table refuse them.
-    config: z.unknown().openapi({
-      type: "object",
-      additionalProperties: true,
-      description: "What would be sent as `advanced_config`",
-      example: { optimizer: { type: "adamw", learning_rate: 0.5 } },
-    }),
+    config: z
+      .unknown()
+      .refine((config) => config !== undefined, "is required")
+      .openapi({
+        type: "object",
+        additionalProperties: true,
+        description: "What would be sent as `advanced_config`",
+      }),
   })
-  .openapi("ValidateConfig");
+  .openapi("ValidateConfig", {
+    required: ["config"],
+    example: { framework: "timm", config: { optimizer: { type: "adamw", learning_rate: 0.5 } } },
+  });
 
 export const ConfigReportSchema = z
   .object({

@@ -1,7 +1,7 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { createRouter, jsonContent, problems } from "../../http/create-api.ts";
 import { listModels } from "./catalogue.ts";
-import { FRAMEWORKS, ModelListSchema, taskTypeQuery } from "./schemas.ts";
+import { FrameworkSchema, ModelListSchema, taskTypeQuery } from "./schemas.ts";
 
 const list = createRoute({
   method: "get",
@@ -11,7 +11,7 @@ const list = createRoute({
   summary: "Models that can be trained or used for inference",
   security: [{ bearer: [] }],
   request: {
-    query: z.object({ framework: z.enum(FRAMEWORKS).optional(), task_type: taskTypeQuery() }),
+    query: z.object({ framework: FrameworkSchema.optional(), task_type: taskTypeQuery() }),
   },
   responses: { 200: jsonContent(ModelListSchema, "The catalogue, filtered"), ...problems(401, 422) },
 });

@@ -31,20 +31,22 @@ export const taskTypeQuery = () =>
   z
     .string()
     .transform(canonicalTaskType)
-    .pipe(z.enum(TASK_TYPES))
+    .pipe(z.enum(TASK_TYPES, { error: `must be one of ${TASK_TYPES.join(", ")}` }))
     .optional()
     .openapi({ type: "string", enum: [...TASK_TYPES] });
 
 /** Every framework of the catalogue. Runners train all but `workers-ai`, which only answers inference. */
 export const FRAMEWORKS = ["timm", "ultralytics", "embedded", "workers-ai"] as const;
 
-export type Framework = (typeof FRAMEWORKS)[number];
+export const FrameworkSchema = z.enum(FRAMEWORKS, { error: `must be one of ${FRAMEWORKS.join(", ")}` });
+
+export type Framework = z.infer<typeof FrameworkSchema>;
 
 /** One entry of the catalogue, in the contract's names; the last three fields are additions. */
 export const ModelSchema = z
   .object({
     model_name: z.string().min(1),
-    framework: z.enum(FRAMEWORKS),
+    framework: FrameworkSchema,
     task_types: z.array(TaskTypeSchema).min(1),
     default_image_size: z.number().int().positive().openapi({ description: "Side of the square input, pixels" }),
     parameters: z.string().openapi({ description: "Number of weights, abbreviated" }),
