@@ -32,6 +32,8 @@ export const MAX_IMAGE_BYTES = 16 * 1024 * 1024;
  */
 export const MAX_PIXELS: Record<ImageType, number> = { png: 4_000_000, jpeg: 5_000_000, webp: 5_000_000 };
 
+export type ImageLimits = { bytes: number; pixels: Record<ImageType, number> };
+
 /** A progressive JPEG may repaint the image in any number of scans, each as costly as decoding it once. Usual: about 10. */
 export const MAX_JPEG_SCANS = 100;
 
@@ -59,18 +61,23 @@ export function imageType(bytes: Uint8Array): ImageType | null {
 /**
  * Reads and checks the header of a whole image file: type, size in pixels, limits, completeness of the container.
  * Every failure is `VALIDATION_ERROR` with field `file`.
+ *
+ * @param limits other than the Worker's, for a trainer with a machine of its own
  */
-export function readImageHeader(bytes: Uint8Array): Result<ImageHeader, ImageFailure> {
+export function readImageHeader(
+  bytes: Uint8Array,
+  limits: ImageLimits = { bytes: MAX_IMAGE_BYTES, pixels: MAX_PIXELS },
+): Result<ImageHeader, ImageFailure> {
   if (bytes.length === 0) return bad("The image is empty");
-  if (bytes.length > MAX_IMAGE_BYTES) return bad(`The image is larger than ${MAX_IMAGE_BYTES / 1024 / 1024} MiB`);
+  if (bytes.length > limits.bytes) return bad(`The image is larger than ${limits.bytes / 1024 / 1024} MiB`);
   const type = imageType(bytes);
   if (type === null) return bad("The file is not a JPEG, PNG or WebP image");
   const header = { png: readPng, jpeg: readJpeg, webp: readWebp }[type](bytes);
   if (!header.ok) return header;
   const { width, height } = header.value;
   if (width < 1 || height < 1) return bad("The image has no pixels");
-  if (width * height > MAX_PIXELS[type]) {
-    const limit = MAX_PIXELS[type] / 1e6;
+  if (width * height > limits.pixels[type]) {
+    const limit = limits.pixels[type] / 1e6;
     return bad(`The image has ${width} x ${height} pixels, more than the ${limit} megapixels allowed for ${type}`);
   }
   return header;
