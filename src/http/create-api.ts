@@ -1,5 +1,6 @@
 import { type Hook, OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
 import type { Principal } from "../auth/principal.ts";
+import type { JobTokenClaims } from "../auth/tokens.ts";
 import type { Services } from "../services.ts";
 import { AppError } from "../shared/errors.ts";
 import { type Envelope, renderProblem, toProblem } from "./problem.ts";
@@ -7,7 +8,14 @@ import { type Envelope, renderProblem, toProblem } from "./problem.ts";
 /** What every handler finds on its context. */
 export type AppEnv = {
   Bindings: Env;
-  Variables: { services: Services; requestId: string; principal: Principal };
+  Variables: {
+    services: Services;
+    requestId: string;
+    /** Behind `requireUser`. */
+    principal: Principal;
+    /** On the calls of a running attempt. */
+    claims: JobTokenClaims;
+  };
 };
 
 /** `config.epochs` for `["config", "epochs"]`; null for the whole input. */

@@ -57,7 +57,11 @@ export class AppError extends Error {
   readonly field: string | null;
   readonly headers: Record<string, string>;
 
-  constructor(code: ErrorCode, message: string, options: { field?: string | null; headers?: Record<string, string> } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { field?: string | null; headers?: Record<string, string> } = {},
+  ) {
     super(message);
     this.code = code;
     this.field = options.field ?? null;

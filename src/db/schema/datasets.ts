@@ -1,4 +1,5 @@
 import { index, integer, primaryKey, sqliteTable, text } from "drizzle-orm/sqlite-core";
+import { TASK_TYPES } from "../../shared/task-types.ts";
 import { projects, users } from "./people.ts";
 
 export type DatasetWarning = { code: string; message: string };
@@ -20,7 +21,7 @@ export const datasets = sqliteTable(
     /** Which of the layouts under one format name this is, for example dice `A`. */
     layout: text(),
     visibility: text({ enum: ["private", "public"] }).notNull(),
-    taskType: text("task_type"),
+    taskType: text("task_type", { enum: TASK_TYPES }),
     fileCount: integer("file_count").notNull(),
     totalSizeBytes: integer("total_size_bytes").notNull(),
     numClasses: integer("num_classes"),

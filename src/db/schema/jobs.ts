@@ -1,4 +1,5 @@
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from "drizzle-orm/sqlite-core";
+import { TASK_TYPES } from "../../shared/task-types.ts";
 import { projects, users } from "./people.ts";
 
 export type JsonObject = Record<string, unknown>;
@@ -23,7 +24,7 @@ export const trainingJobs = sqliteTable(
     notes: text(),
     framework: text().notNull(),
     modelName: text("model_name").notNull(),
-    taskType: text("task_type").notNull(),
+    taskType: text("task_type", { enum: TASK_TYPES }).notNull(),
     datasetId: text("dataset_id").notNull(),
     datasetFormat: text("dataset_format").notNull(),
     numClasses: integer("num_classes"),
@@ -147,7 +148,7 @@ export const validationResults = sqliteTable(
     jobId: integer("job_id").notNull(),
     attempt: integer().notNull(),
     epoch: integer().notNull(),
-    taskType: text("task_type").notNull(),
+    taskType: text("task_type", { enum: TASK_TYPES }).notNull(),
     primaryMetricName: text("primary_metric_name"),
     primaryMetricValue: real("primary_metric_value"),
     overallLoss: real("overall_loss"),

@@ -1,5 +1,6 @@
 import { sql } from "drizzle-orm";
 import { index, integer, primaryKey, sqliteTable, text } from "drizzle-orm/sqlite-core";
+import { TASK_TYPES } from "../../shared/task-types.ts";
 
 /** Times are epoch milliseconds, booleans 0/1. No foreign key cascades anywhere: a rebuilt table would fire them silently. */
 
@@ -25,7 +26,7 @@ export const projects = sqliteTable(
       .references(() => users.id),
     name: text().notNull(),
     description: text(),
-    taskType: text("task_type"),
+    taskType: text("task_type", { enum: TASK_TYPES }),
     /** The owner's project for jobs and datasets that name none; it cannot be deleted. */
     isDefault: integer("is_default", { mode: "boolean" }).notNull().default(false),
     createdAt: integer("created_at").notNull(),

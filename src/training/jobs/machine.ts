@@ -36,7 +36,10 @@ export const STATUS_OF: Record<Phase, Status> = {
   stopped: "stopped",
 };
 
-/** Where an attempt goes on from: anew, from the newest complete checkpoint, or from a named one (optionally weights only). */
+/**
+ * What `start` asked to go on from: nothing, the newest complete checkpoint, or a named one (optionally its weights only).
+ * A later attempt of the same start goes on from the newest checkpoint of its lineage, when there is one.
+ */
 export type ResumeChoice =
   | { from: "nothing" }
   | { from: "newest" }
@@ -64,6 +67,8 @@ export type JobState = {
   lastCallAtMs: number | null;
   completedAtMs: number | null;
   resume: ResumeChoice;
+  /** First attempt whose checkpoints may be resumed from. */
+  lineageFrom: number;
   ending: Ending | null;
   /** After the end: until when log chunks of the attempt are still taken. */
   tailUntilMs: number | null;
@@ -136,6 +141,7 @@ export const initialState = (): JobState => ({
   lastCallAtMs: null,
   completedAtMs: null,
   resume: { from: "nothing" },
+  lineageFrom: 1,
   ending: null,
   tailUntilMs: null,
   reason: null,
@@ -179,7 +185,11 @@ function close(
 }
 
 /** Ends the attempt at once and for good: its runner is fenced off and has no tail. */
-function cut(state: JobState, end: { outcome: Outcome; reason: Reason; message: string | null }, now: number): Outcome_ {
+function cut(
+  state: JobState,
+  end: { outcome: Outcome; reason: Reason; message: string | null },
+  now: number,
+): Outcome_ {
   return changed(
     {
       ...state,
@@ -197,7 +207,7 @@ function cut(state: JobState, end: { outcome: Outcome; reason: Reason; message: 
   );
 }
 
-/** Back into the queue with the fence moved, to go on from the newest complete checkpoint. */
+/** Back into the queue with the fence moved; the next attempt goes on from the newest complete checkpoint. */
 function requeue(state: JobState, outcome: "lost" | "released", budgets: Partial<JobState>, now: number): Outcome_ {
   return changed(
     {
@@ -209,7 +219,6 @@ function requeue(state: JobState, outcome: "lost" | "released", budgets: Partial
       offer: null,
       ending: null,
       queuedAtMs: now,
-      resume: { from: "newest" },
     },
     { type: "attemptEnded", outcome },
     { type: "enqueue" },
@@ -280,6 +289,7 @@ function start(state: JobState, resume: ResumeChoice, now: number): Outcome_ {
           startedAtMs: null,
           completedAtMs: null,
           resume,
+          lineageFrom: resume.from === "newest" ? state.lineageFrom : state.attempt + 1,
           ending: null,
           tailUntilMs: null,
           reason: null,
@@ -317,7 +327,8 @@ function accept(state: JobState, event: { runnerId: string; fence: number }, now
 
 /** The fence, before anything else; then whether the attempt may still send anything. */
 function call(state: JobState, fence: number, now: number): Outcome_ {
-  const tailOpen = isTerminal(state.phase) && state.owner === "lease" && state.tailUntilMs !== null && now < state.tailUntilMs;
+  const tailOpen =
+    isTerminal(state.phase) && state.owner === "lease" && state.tailUntilMs !== null && now < state.tailUntilMs;
   if (fence !== state.fence || !(isLeased(state) || tailOpen)) {
     return fail("STALE_LEASE", "This attempt no longer owns the job");
   }
@@ -335,7 +346,11 @@ function finish(state: JobState, event: Extract<JobEvent, { type: "finish" }>, p
       const end = (final: { reason: Reason; message: string | null }): Outcome_ =>
         event.complete
           ? close(current, { outcome, ...final, dataComplete: event.intact }, policy, now)
-          : changed({ ...current, phase: "finalizing", ending: { outcome, ...final, untilMs: now + policy.finalizeMs } });
+          : changed({
+              ...current,
+              phase: "finalizing",
+              ending: { outcome, ...final, untilMs: now + policy.finalizeMs },
+            });
       return outcome === "failed"
         ? retryOr(current, event.reason, policy, now, end, event.message)
         : end({ reason: event.reason, message: event.message });
@@ -374,7 +389,12 @@ function plain(state: JobState, event: Extract<JobEvent, { type: "plain" }>, pol
   return closed.ok ? changed(closed.value.state, ...effects, ...closed.value.effects) : closed;
 }
 
-function stop(state: JobState, reason: "user_stop" | "admin_stop" | "project_deleted", policy: Policy, now: number): Outcome_ {
+function stop(
+  state: JobState,
+  reason: "user_stop" | "admin_stop" | "project_deleted",
+  policy: Policy,
+  now: number,
+): Outcome_ {
   const stopped: JobState = { ...state, phase: "stopped", offer: null, reason, message: null, completedAtMs: now };
   switch (state.phase) {
     case "pending":
@@ -384,7 +404,13 @@ function stop(state: JobState, reason: "user_stop" | "admin_stop" | "project_del
       return changed(stopped, { type: "withdraw" });
     case "running":
     case "suspect":
-      if (state.owner === "plain") return close({ ...state, completedAtMs: now }, { outcome: "stopped", reason, message: null, dataComplete: true }, policy, now);
+      if (state.owner === "plain")
+        return close(
+          { ...state, completedAtMs: now },
+          { outcome: "stopped", reason, message: null, dataComplete: true },
+          policy,
+          now,
+        );
       return changed({
         ...stopped,
         phase: "leaving",
@@ -418,13 +444,24 @@ function tick(state: JobState, policy: Policy, now: number): Outcome_ {
     case "running":
     case "suspect":
       if (overtime) {
-        return cut(state, { outcome: "failed", reason: "max_duration", message: "The longest duration was reached" }, now);
+        return cut(
+          state,
+          { outcome: "failed", reason: "max_duration", message: "The longest duration was reached" },
+          now,
+        );
       }
       if (state.owner === "plain") {
         return cut(state, { outcome: "failed", reason: "stalled", message: "No callback arrived any more" }, now);
       }
       if (silentMs >= policy.leaseMs + policy.lostAfterMs) {
-        return retryOr(state, "runner_lost", policy, now, (end) => cut(state, { outcome: "failed", ...end }, now), null);
+        return retryOr(
+          state,
+          "runner_lost",
+          policy,
+          now,
+          (end) => cut(state, { outcome: "failed", ...end }, now),
+          null,
+        );
       }
       return changed({ ...state, phase: "suspect" });
     case "finalizing": {

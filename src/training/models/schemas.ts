@@ -1,16 +1,9 @@
 import { z } from "@hono/zod-openapi";
+import { TASK_TYPES, type TaskType } from "../../shared/task-types.ts";
 
-export const TASK_TYPES = [
-  "image_classification",
-  "object_detection",
-  "instance_segmentation",
-  "semantic_segmentation",
-  "pose_estimation",
-] as const;
+export { TASK_TYPES, type TaskType } from "../../shared/task-types.ts";
 
 export const TaskTypeSchema = z.enum(TASK_TYPES).openapi("TaskType");
-
-export type TaskType = z.infer<typeof TaskTypeSchema>;
 
 /** Short names in use with trainers and older clients; `segmentation` has always meant the instance kind. */
 const TASK_TYPE_ALIASES: ReadonlyMap<string, TaskType> = new Map([

@@ -1,0 +1,30 @@
+import { OpenAPIHono } from "@hono/zod-openapi";
+import type { AppEnv } from "./http/create-api.ts";
+import { breedingEnvelope, renderProblem, toProblem, trainingEnvelope } from "./http/problem.ts";
+import { servicesFor } from "./services.ts";
+import { AppError } from "./shared/errors.ts";
+import { createTrainingApi } from "./training/api.ts";
+
+const envelopeOf = (path: string) =>
+  path.startsWith("/api/") && !path.startsWith("/api/v1/") ? breedingEnvelope : trainingEnvelope;
+
+/** Composes the Worker: request id, services, the APIs (the longer prefix first), and the errors of the root. */
+export function createApp() {
+  const app = new OpenAPIHono<AppEnv>();
+
+  app.use(async (c, next) => {
+    c.set("requestId", crypto.randomUUID());
+    c.header("x-request-id", c.get("requestId"));
+    c.header("x-content-type-options", "nosniff");
+    c.header("cache-control", "private, no-store");
+    c.set("services", servicesFor(c.env));
+    await next();
+  });
+
+  app.get("/healthz", (c) => c.json({ status: "ok" }, 200));
+  app.route("/api/v1", createTrainingApi());
+
+  app.notFound((c) => renderProblem(c, envelopeOf(c.req.path), new AppError("NOT_FOUND", "Not found")));
+  app.onError((thrown, c) => renderProblem(c, envelopeOf(c.req.path), toProblem(thrown, c.get("requestId"))));
+  return app;
+}

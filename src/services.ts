@@ -1,0 +1,53 @@
+import { createAuthService } from "./auth/service.ts";
+import { parseConfig } from "./config.ts";
+import { createDb } from "./db/client.ts";
+import { createJobRepository } from "./training/jobs/repository.ts";
+import { createJobService } from "./training/jobs/service.ts";
+import { createProjectRepository } from "./training/projects/repository.ts";
+import { createProjectService } from "./training/projects/service.ts";
+import { createAttemptService } from "./training/runners/attempt-service.ts";
+import { createRunnerRepository } from "./training/runners/repository.ts";
+import { createRunnerService } from "./training/runners/service.ts";
+import { createValidationRepository } from "./training/validation/repository.ts";
+import { createValidationService } from "./training/validation/service.ts";
+
+export type Services = ReturnType<typeof build>;
+
+function build(env: Env) {
+  const config = parseConfig(env);
+  const db = createDb(env.DB);
+  const now = Date.now;
+  const jobRows = createJobRepository(db);
+  const projects = createProjectService({ projects: createProjectRepository(db), now });
+  return {
+    config,
+    now,
+    auth: createAuthService({ db, config, limiters: env.RATE_LIMITER, now }),
+    projects,
+    jobs: createJobService({ jobs: jobRows, objects: env.TRAINING_JOB, pools: env.RUNNER_POOL, config, now }),
+    runners: createRunnerService({
+      runners: createRunnerRepository(db),
+      jobs: env.TRAINING_JOB,
+      pools: env.RUNNER_POOL,
+      config,
+      now,
+    }),
+    attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
+    validations: createValidationService({ validations: createValidationRepository(db) }),
+  };
+}
+
+const built = new WeakMap<Env, Services>();
+
+/**
+ * Everything the handlers use, made once per isolate from the bindings: the one place, beside the object classes, that
+ * reads them.
+ * @throws ConfigError when a variable or secret is bad; nothing is served then
+ */
+export function servicesFor(env: Env): Services {
+  const known = built.get(env);
+  if (known) return known;
+  const services = build(env);
+  built.set(env, services);
+  return services;
+}

@@ -1,0 +1,28 @@
+import { requireUser } from "../auth/bearer.ts";
+import { authRoutes } from "../auth/routes.ts";
+import { createApi, createRouter } from "../http/create-api.ts";
+import { trainingEnvelope } from "../http/problem.ts";
+import { configRoutes } from "./config/routes.ts";
+import { jobRoutes } from "./jobs/routes.ts";
+import { modelRoutes } from "./models/routes.ts";
+import { projectRoutes } from "./projects/routes.ts";
+import { attemptRoutes, runnerRoutes } from "./runners/routes.ts";
+import { validationRoutes } from "./validation/routes.ts";
+
+/** The Training API below `/api/v1`: open routes, the runners' routes with their own credentials, and the users' routes. */
+export function createTrainingApi() {
+  const users = createRouter();
+  users.use(requireUser);
+  users.route("/", projectRoutes);
+  users.route("/", modelRoutes);
+  users.route("/", configRoutes);
+  users.route("/", jobRoutes);
+  users.route("/", validationRoutes);
+
+  const api = createApi(trainingEnvelope);
+  api.route("/", authRoutes);
+  api.route("/", runnerRoutes);
+  api.route("/", attemptRoutes);
+  api.route("/", users);
+  return api;
+}

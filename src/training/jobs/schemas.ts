@@ -1,0 +1,202 @@
+import { z } from "@hono/zod-openapi";
+import { canonicalTaskType, TASK_TYPES, TaskTypeSchema } from "../models/schemas.ts";
+
+const TaskTypeInput = z
+  .string()
+  .transform(canonicalTaskType)
+  .pipe(z.enum(TASK_TYPES))
+  .openapi({ type: "string", enum: [...TASK_TYPES] });
+
+const time = z.string().openapi({ example: "2025-11-06T12:00:00Z" });
+const tags = z.array(z.string().min(1).max(100)).max(50);
+
+export const JobStatusSchema = z
+  .enum(["pending", "queued", "running", "completed", "failed", "stopped"])
+  .openapi("JobStatus");
+
+export const JobConfigSchema = z
+  .strictObject({
+    framework: z.string().min(1).max(50).default("timm"),
+    model_name: z.string().min(1).max(200),
+    task_type: TaskTypeInput,
+    dataset_id: z.string().min(1).max(100),
+    dataset_format: z.enum(["dice", "yolo", "imagefolder", "coco"]).optional(),
+    num_classes: z.number().int().min(2).max(100_000).nullish(),
+    epochs: z.number().int().min(1).max(1_000).default(50),
+    batch_size: z.number().int().min(1).max(512).default(32),
+    learning_rate: z.number().gt(0).lt(1).default(0.001),
+    primary_metric: z.string().min(1).max(200).optional(),
+    primary_metric_mode: z.enum(["max", "min"]).optional(),
+    advanced_config: z.record(z.string(), z.unknown()).nullish(),
+  })
+  .openapi("JobConfig");
+
+export const CreateJobSchema = z
+  .object({
+    session_id: z.number().int().nullish(),
+    project_id: z.number().int().positive().nullish(),
+    experiment_name: z.string().max(200).nullish(),
+    tags: tags.default([]),
+    notes: z.string().max(10_000).nullish(),
+    config: JobConfigSchema,
+  })
+  .openapi("CreateJob", {
+    example: {
+      session_id: 1,
+      project_id: 2,
+      experiment_name: "ResNet-50 Experiment",
+      tags: ["baseline", "classification"],
+      notes: "Initial baseline training",
+      config: {
+        framework: "timm",
+        model_name: "resnet50",
+        task_type: "image_classification",
+        dataset_id: "8ab5c6e4-0f92-4fff-8f4e-441c08d94cef",
+        dataset_format: "dice",
+        num_classes: 10,
+        epochs: 50,
+        batch_size: 32,
+        learning_rate: 0.001,
+        advanced_config: {
+          optimizer: { type: "adamw", learning_rate: 0.001, weight_decay: 0.01, betas: [0.9, 0.999] },
+        },
+      },
+    },
+  });
+
+const identity = {
+  id: z.number().int(),
+  session_id: z.number().int().nullable(),
+  project_id: z.number().int(),
+  experiment_name: z.string().nullable(),
+  tags: z.array(z.string()),
+  notes: z.string().nullable(),
+  framework: z.string(),
+  model_name: z.string(),
+  task_type: TaskTypeSchema,
+  dataset_id: z.string(),
+  dataset_path: z.string(),
+  dataset_format: z.string(),
+  num_classes: z.number().int().nullable(),
+  output_dir: z.string().openapi({ description: "A key prefix, never a path of a machine", example: "jobs/5" }),
+  epochs: z.number().int(),
+  batch_size: z.number().int(),
+  learning_rate: z.number(),
+  status: JobStatusSchema,
+  primary_metric: z.string(),
+  primary_metric_mode: z.enum(["max", "min"]),
+  created_at: time,
+  started_at: time.nullable(),
+  completed_at: time.nullable(),
+};
+
+export const CreatedJobSchema = z
+  .object({ ...identity, advanced_config: z.record(z.string(), z.unknown()) })
+  .openapi("CreatedJob");
+
+export const QueueSchema = z
+  .object({
+    position: z.number().int(),
+    reason: z.enum(["no_live_runner", "no_runner_fits", "runners_busy"]),
+    capable: z.number().int(),
+    live: z.number().int(),
+  })
+  .openapi("Queue");
+
+export const JobSchema = z
+  .object({
+    ...identity,
+    project_name: z.string(),
+    advanced_config: z.record(z.string(), z.unknown()),
+    current_epoch: z.number().int(),
+    total_epochs: z.number().int(),
+    progress_percent: z.number(),
+    mlflow_run_id: z.string().nullable(),
+    phase: z.string(),
+    reason: z.string().nullable(),
+    message: z.string().nullable(),
+    attempt: z.number().int(),
+    runner_id: z.string().nullable(),
+    best: z.object({ value: z.number(), epoch: z.number().int() }).nullable(),
+    data_complete: z.boolean().nullable(),
+    log_truncated: z.boolean(),
+    queue: QueueSchema.nullable(),
+    updated_at: time,
+  })
+  .openapi("Job");
+
+export const JobListSchema = z
+  .object({
+    jobs: z.array(JobSchema.omit({ queue: true, advanced_config: true })),
+    total: z.number().int(),
+    skip: z.number().int(),
+    limit: z.number().int(),
+  })
+  .openapi("JobList");
+
+export const StartedJobSchema = z
+  .object({
+    id: z.number().int(),
+    status: JobStatusSchema,
+    started_at: time.nullable(),
+    attempt: z.number().int(),
+  })
+  .openapi("StartedJob", {
+    example: { id: 5, status: "running", started_at: "2025-11-06T12:05:00Z", attempt: 1 },
+  });
+
+export const StoppedJobSchema = z
+  .object({ job_id: z.number().int(), status: z.literal("stopped"), message: z.string() })
+  .openapi("StoppedJob", {
+    example: { job_id: 5, status: "stopped", message: "Training job stopped successfully" },
+  });
+
+export const MetricSchema = z
+  .object({
+    id: z.number().int(),
+    job_id: z.number().int(),
+    epoch: z.number().int(),
+    step: z.number().int(),
+    attempt: z.number().int(),
+    loss: z.number().nullable(),
+    accuracy: z.number().nullable(),
+    learning_rate: z.number().nullable(),
+    extra_metrics: z.record(z.string(), z.number().nullable()),
+    non_finite: z.array(z.string()).optional().openapi({ description: "Values that arrived as NaN or Infinity" }),
+    created_at: time,
+  })
+  .openapi("Metric", {
+    example: {
+      id: 1,
+      job_id: 5,
+      epoch: 1,
+      step: 0,
+      attempt: 1,
+      // biome-ignore lint/suspicious/noApproximativeNumericConstant: the loss of the contract's example
+      loss: 2.3025,
+      accuracy: 0.125,
+      learning_rate: 0.001,
+      extra_metrics: { precision: 0.13, recall: 0.12, f1: 0.125 },
+      created_at: "2025-11-06T12:10:00Z",
+    },
+  });
+
+export const LogLineSchema = z
+  .object({
+    id: z.number().int(),
+    job_id: z.number().int(),
+    log_type: z.enum(["stdout", "stderr"]),
+    message: z.string(),
+    attempt: z.number().int(),
+    created_at: time,
+  })
+  .openapi("LogLine", {
+    example: {
+      id: 1,
+      job_id: 5,
+      log_type: "stdout",
+      message: "[INFO] Starting training...",
+      attempt: 1,
+      created_at: "2025-11-06T12:05:00Z",
+    },
+  });

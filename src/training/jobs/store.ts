@@ -1,0 +1,269 @@
+import { initialState, type JobState } from "./machine.ts";
+import { initialProgress, type Progress } from "./progress.ts";
+import type { ProjectionItem, StoredArtifact } from "./projection.ts";
+import { advance, gaps } from "./seq-window.ts";
+import type { JobSpec } from "./spec.ts";
+
+/**
+ * The own storage of one job's object: synchronous SQLite, written before anything is answered.
+ * Each migration runs once and is never edited; the key-value entries hold the small state that every call reads.
+ */
+const MIGRATIONS: string[] = [
+  `CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT NOT NULL);
+   CREATE TABLE seen_events (attempt INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (attempt, seq)) WITHOUT ROWID;
+   CREATE TABLE plain_events (attempt INTEGER NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (attempt, identity)) WITHOUT ROWID;
+   CREATE TABLE log_chunks (attempt INTEGER NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL,
+     PRIMARY KEY (attempt, stream, seq)) WITHOUT ROWID;
+   CREATE TABLE metric_names (name TEXT PRIMARY KEY) WITHOUT ROWID;
+   CREATE TABLE artifacts (id TEXT PRIMARY KEY, attempt INTEGER NOT NULL, state TEXT NOT NULL, row TEXT NOT NULL,
+     upload_id TEXT, part_size INTEGER NOT NULL, parts INTEGER NOT NULL, created_at INTEGER NOT NULL) WITHOUT ROWID;
+   CREATE TABLE artifact_parts (artifact_id TEXT NOT NULL, n INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+     PRIMARY KEY (artifact_id, n)) WITHOUT ROWID;`,
+];
+
+/** Running numbers and sums of the whole job. */
+export type Counters = { metricId: number; lines: number; logBytes: number; rev: number };
+
+/** What the last event of an attempt announced. */
+export type Announced = { seq: number; logChunks: { stdout: number; stderr: number } | null; intact: boolean };
+
+/** Everything a call reads first, in one value; written back as a whole. */
+export type Head = {
+  state: JobState;
+  progress: Progress;
+  counters: Counters;
+  /** Contiguous mark of the event numbers of the newest attempt. */
+  mark: number;
+  /** Contiguous marks of the log chunk numbers of the newest attempt. */
+  logMarks: { stdout: number; stderr: number };
+  announced: Announced | null;
+  logTruncated: boolean;
+};
+
+export type Upload = {
+  id: string;
+  attempt: number;
+  state: "open" | "complete" | "aborted";
+  row: StoredArtifact;
+  uploadId: string | null;
+  partSize: number;
+  parts: number;
+};
+
+type UploadRow = {
+  id: string;
+  attempt: number;
+  state: Upload["state"];
+  row: string;
+  upload_id: string | null;
+  part_size: number;
+  parts: number;
+};
+
+const toUpload = (row: UploadRow): Upload => ({
+  id: row.id,
+  attempt: row.attempt,
+  state: row.state,
+  row: JSON.parse(row.row) as StoredArtifact,
+  uploadId: row.upload_id,
+  partSize: row.part_size,
+  parts: row.parts,
+});
+
+export type JobStore = ReturnType<typeof openJobStore>;
+
+/** Opens the storage and brings its schema up to date. */
+export function openJobStore(storage: DurableObjectStorage) {
+  const { sql, kv } = storage;
+  const version = kv.get<number>("schema") ?? 0;
+  if (version < MIGRATIONS.length) {
+    storage.transactionSync(() => {
+      for (const migration of MIGRATIONS.slice(version)) sql.exec(migration);
+      kv.put("schema", MIGRATIONS.length);
+    });
+  }
+
+  const above = (attempt: number, mark: number): number[] =>
+    sql
+      .exec<{ seq: number }>("SELECT seq FROM seen_events WHERE attempt = ? AND seq > ? ORDER BY seq", attempt, mark)
+      .toArray()
+      .map((row) => row.seq);
+
+  return {
+    /** One transaction: all of `write` is stored, or nothing. */
+    transaction: <T>(write: () => T): T => storage.transactionSync(write),
+
+    head: (): Head =>
+      kv.get<Head>("head") ?? {
+        state: initialState(),
+        progress: initialProgress(),
+        counters: { metricId: 0, lines: 0, logBytes: 0, rev: 0 },
+        mark: 0,
+        logMarks: { stdout: 0, stderr: 0 },
+        announced: null,
+        logTruncated: false,
+      },
+    putHead: (head: Head) => kv.put("head", head),
+
+    spec: (): JobSpec | undefined => kv.get<JobSpec>("spec"),
+    putSpec: (spec: JobSpec) => kv.put("spec", spec),
+
+    outbox: {
+      push: (item: ProjectionItem): number =>
+        sql.exec<{ id: number }>("INSERT INTO outbox (item) VALUES (?) RETURNING id", JSON.stringify(item)).one().id,
+      /** The oldest items, up to a number of characters, and at least one. */
+      peek(maxChars: number): { lastId: number; items: ProjectionItem[] } | null {
+        const rows = sql.exec<{ id: number; item: string }>("SELECT id, item FROM outbox ORDER BY id LIMIT 500");
+        const items: ProjectionItem[] = [];
+        let lastId = 0;
+        let chars = 0;
+        for (const row of rows) {
+          chars += row.item.length;
+          if (items.length > 0 && chars > maxChars) break;
+          items.push(JSON.parse(row.item) as ProjectionItem);
+          lastId = row.id;
+        }
+        return items.length === 0 ? null : { lastId, items };
+      },
+      removeUpTo: (id: number) => void sql.exec("DELETE FROM outbox WHERE id <= ?", id),
+      newestId: (): number | null => sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
+    },
+
+    events: {
+      isNew: (attempt: number, mark: number, seq: number): boolean =>
+        seq > mark &&
+        sql.exec("SELECT 1 FROM seen_events WHERE attempt = ? AND seq = ?", attempt, seq).toArray().length === 0,
+      /** Takes new numbers and returns the mark: what follows it directly only moves it and needs no row. */
+      add(attempt: number, mark: number, fresh: number[]): number {
+        let next = mark;
+        for (const seq of [...fresh].sort((a, b) => a - b)) {
+          if (seq === next + 1) next = seq;
+          else sql.exec("INSERT OR IGNORE INTO seen_events (attempt, seq) VALUES (?, ?)", attempt, seq);
+        }
+        const joined = advance(next, above(attempt, next));
+        if (joined > next) sql.exec("DELETE FROM seen_events WHERE attempt = ? AND seq <= ?", attempt, joined);
+        return joined;
+      },
+      missing: (attempt: number, mark: number) => gaps(mark, above(attempt, mark)),
+      /** A new attempt numbers its events from 1; of older ones nothing is accepted any more. */
+      forgetOthers: (attempt: number) => void sql.exec("DELETE FROM seen_events WHERE attempt <> ?", attempt),
+    },
+
+    /** Notes a plain event; false when the attempt had it already. */
+    addPlain: (attempt: number, identity: string): boolean =>
+      sql.exec("INSERT OR IGNORE INTO plain_events (attempt, identity) VALUES (?, ?)", attempt, identity).rowsWritten >
+      0,
+
+    /** How many of these names the job has not used before, given that `max` are allowed; they are noted when they fit. */
+    addMetricNames(names: string[], max: number): boolean {
+      if (names.length === 0) return true;
+      const fresh = sql
+        .exec<{ name: string }>(
+          "SELECT value AS name FROM json_each(?) WHERE value NOT IN (SELECT name FROM metric_names)",
+          JSON.stringify(names),
+        )
+        .toArray();
+      if (fresh.length === 0) return true;
+      const used = sql.exec<{ n: number }>("SELECT count(*) AS n FROM metric_names").one().n;
+      if (used + fresh.length > max) return false;
+      sql.exec(
+        "INSERT OR IGNORE INTO metric_names (name) SELECT value FROM json_each(?)",
+        JSON.stringify(fresh.map((row) => row.name)),
+      );
+      return true;
+    },
+
+    logs: {
+      hashOf: (attempt: number, stream: string, seq: number): string | undefined =>
+        sql
+          .exec<{ sha256: string }>(
+            "SELECT sha256 FROM log_chunks WHERE attempt = ? AND stream = ? AND seq = ?",
+            attempt,
+            stream,
+            seq,
+          )
+          .toArray()[0]?.sha256,
+      add: (attempt: number, stream: string, seq: number, sha256: string) =>
+        void sql.exec(
+          "INSERT INTO log_chunks (attempt, stream, seq, sha256) VALUES (?, ?, ?, ?)",
+          attempt,
+          stream,
+          seq,
+          sha256,
+        ),
+      /** Moves the mark of a stream over the chunks that have arrived. */
+      advance: (attempt: number, stream: string, mark: number): number =>
+        advance(
+          mark,
+          sql
+            .exec<{ seq: number }>(
+              "SELECT seq FROM log_chunks WHERE attempt = ? AND stream = ? AND seq > ? ORDER BY seq",
+              attempt,
+              stream,
+              mark,
+            )
+            .toArray()
+            .map((row) => row.seq),
+        ),
+    },
+
+    uploads: {
+      add: (upload: Upload, now: number) =>
+        void sql.exec(
+          "INSERT INTO artifacts (id, attempt, state, row, upload_id, part_size, parts, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+          upload.id,
+          upload.attempt,
+          upload.state,
+          JSON.stringify(upload.row),
+          upload.uploadId,
+          upload.partSize,
+          upload.parts,
+          now,
+        ),
+      get(id: string): Upload | undefined {
+        const row = sql.exec<UploadRow>("SELECT * FROM artifacts WHERE id = ?", id).toArray()[0];
+        return row === undefined ? undefined : toUpload(row);
+      },
+      put: (upload: Upload) =>
+        void sql.exec(
+          "UPDATE artifacts SET state = ?, row = ? WHERE id = ?",
+          upload.state,
+          JSON.stringify(upload.row),
+          upload.id,
+        ),
+      addPart: (id: string, n: number, etag: string, size: number) =>
+        void sql.exec(
+          "INSERT OR REPLACE INTO artifact_parts (artifact_id, n, etag, size) VALUES (?, ?, ?, ?)",
+          id,
+          n,
+          etag,
+          size,
+        ),
+      parts: (id: string) =>
+        sql
+          .exec<{ n: number; etag: string; size: number }>(
+            "SELECT n, etag, size FROM artifact_parts WHERE artifact_id = ? ORDER BY n",
+            id,
+          )
+          .toArray(),
+      forgetParts: (id: string) => void sql.exec("DELETE FROM artifact_parts WHERE artifact_id = ?", id),
+      /** Complete uploads of the attempts from `fromAttempt` on, newest epoch first. */
+      complete: (fromAttempt: number): Upload[] =>
+        sql
+          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'complete' AND attempt >= ?", fromAttempt)
+          .toArray()
+          .map(toUpload)
+          .sort(
+            (a, b) =>
+              b.attempt - a.attempt || (b.row.epoch ?? 0) - (a.row.epoch ?? 0) || b.row.createdAt - a.row.createdAt,
+          ),
+      openBefore: (createdBeforeMs: number): Upload[] =>
+        sql
+          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'open' AND created_at < ?", createdBeforeMs)
+          .toArray()
+          .map(toUpload),
+      oldestOpenAt: (): number | null =>
+        sql.exec<{ at: number | null }>("SELECT min(created_at) AS at FROM artifacts WHERE state = 'open'").one().at,
+    },
+  };
+}

@@ -1,0 +1,60 @@
+/** Which job goes to which runner, and why a job waits. Pure (runner protocol, section 3). */
+
+export type Requirements = { framework: string; labels: Record<string, string>; gpuMemoryMb: number };
+
+export type RunnerFacts = {
+  runnerId: string;
+  frameworks: string[];
+  labels: Record<string, string>;
+  gpus: { model: string; vram_mb: number }[];
+};
+
+export type QueuedJob = {
+  jobId: number;
+  projectId: number;
+  priority: number;
+  queuedAtMs: number;
+  requirements: Requirements;
+};
+
+/** Whether a runner satisfies framework, every required label and the GPU memory a job needs. */
+export function fits(runner: RunnerFacts, needs: Requirements): boolean {
+  return (
+    runner.frameworks.includes(needs.framework) &&
+    Object.entries(needs.labels).every(([name, value]) => runner.labels[name] === value) &&
+    (needs.gpuMemoryMb === 0 || runner.gpus.some((gpu) => gpu.vram_mb >= needs.gpuMemoryMb))
+  );
+}
+
+/** Higher priority first, then the longest wait, then the lower id, so that the order is total. */
+export const byUrgency = (a: QueuedJob, b: QueuedJob): number =>
+  b.priority - a.priority || a.queuedAtMs - b.queuedAtMs || a.jobId - b.jobId;
+
+/** The job a free runner gets, or null. */
+export function pickJob(queue: QueuedJob[], runner: RunnerFacts): QueuedJob | null {
+  return queue.filter((job) => fits(runner, job.requirements)).sort(byUrgency)[0] ?? null;
+}
+
+export type Capacity = {
+  /** Live runners that have the framework. */
+  live: number;
+  /** Those that satisfy all the job needs. */
+  capable: number;
+};
+
+/** How many live runners could take a job, busy or not. */
+export function capacityFor(runners: RunnerFacts[], needs: Requirements): Capacity {
+  const live = runners.filter((runner) => runner.frameworks.includes(needs.framework));
+  return { live: live.length, capable: live.filter((runner) => fits(runner, needs)).length };
+}
+
+/** Why a queued job waits, in one word for machines; `position` counts from 1 among the jobs that come before it. */
+export function whyQueued(
+  job: QueuedJob,
+  queue: QueuedJob[],
+  runners: RunnerFacts[],
+): Capacity & { position: number; reason: "no_live_runner" | "no_runner_fits" | "runners_busy" } {
+  const capacity = capacityFor(runners, job.requirements);
+  const reason = capacity.live === 0 ? "no_live_runner" : capacity.capable === 0 ? "no_runner_fits" : "runners_busy";
+  return { ...capacity, position: 1 + queue.filter((other) => byUrgency(other, job) < 0).length, reason };
+}

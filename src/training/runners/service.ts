@@ -1,0 +1,128 @@
+import { unauthorized } from "../../auth/bearer.ts";
+import type { Principal } from "../../auth/principal.ts";
+import { signJobToken } from "../../auth/tokens.ts";
+import type { Config } from "../../config.ts";
+import { AppError, unwrap } from "../../shared/errors.ts";
+import { newToken, newUuid, sha256Hex } from "../../shared/ids.ts";
+import { isoSeconds } from "../../shared/time.ts";
+import { POOL_NAME, type TrainingJob } from "../jobs/object.ts";
+import type { RunnerFacts } from "./match.ts";
+import type { RunnerPool } from "./pool.ts";
+import type { RunnerRepository } from "./repository.ts";
+
+export type RunnerService = ReturnType<typeof createRunnerService>;
+
+type Registration = {
+  machine_id: string;
+  name: string;
+  os?: string;
+  gpus: { model: string; vram_mb: number }[];
+  frameworks: string[];
+  labels: Record<string, string>;
+  slots: number;
+  version?: string;
+};
+
+export function createRunnerService(deps: {
+  runners: RunnerRepository;
+  jobs: DurableObjectNamespace<TrainingJob>;
+  pools: DurableObjectNamespace<RunnerPool>;
+  config: Config;
+  now: () => number;
+}) {
+  const { runners, jobs, pools, config, now } = deps;
+  const pool = () => pools.getByName(POOL_NAME);
+
+  /** The runner of a token. @throws UNAUTHORIZED */
+  async function authenticate(token: string | null) {
+    const runner = token === null ? undefined : await runners.byTokenHash(await sha256Hex(token));
+    if (runner === undefined) throw new AppError("UNAUTHORIZED", "A valid runner token is required");
+    return runner;
+  }
+
+  return {
+    /** A token with which machines can register. @throws UNAUTHORIZED · FORBIDDEN unless the caller is an admin */
+    async createRegistrationToken(principal: Principal, input: { pool: string; uses: number; ttl_s: number }) {
+      const caller = await runners.caller(principal);
+      if (caller === undefined) throw unauthorized();
+      if (!caller.isAdmin) throw new AppError("FORBIDDEN", "Only admins hand out registration tokens");
+      const token = newToken("cvreg");
+      const expiresAt = now() + input.ttl_s * 1000;
+      await runners.addRegistrationToken({
+        tokenHash: await sha256Hex(token),
+        pool: input.pool,
+        usesLeft: input.uses,
+        expiresAt,
+        createdBy: caller.id,
+        createdAt: now(),
+      });
+      return { registration_token: token, pool: input.pool, uses: input.uses, expires_at: isoSeconds(expiresAt) };
+    },
+
+    /** Makes a machine a runner. The same machine again keeps its id and gets a new token; its running jobs go on. */
+    async register(registrationToken: string | null, input: Registration) {
+      const token = newToken("cvr");
+      const id =
+        registrationToken === null
+          ? undefined
+          : await runners.register(
+              await sha256Hex(registrationToken),
+              {
+                id: newUuid(),
+                machineId: input.machine_id,
+                pool: POOL_NAME,
+                name: input.name,
+                os: input.os ?? null,
+                gpus: input.gpus,
+                frameworks: input.frameworks,
+                labels: input.labels,
+                slots: input.slots,
+                version: input.version ?? null,
+                tokenHash: await sha256Hex(token),
+                registeredAt: now(),
+              },
+              now(),
+            );
+      if (id === undefined) throw new AppError("UNAUTHORIZED", "A valid registration token is required");
+      return { runner_id: id, runner_token: token, timers: config.timers, limits: config.limits };
+    },
+
+    /** Waits for work. Null: nothing came. @throws INSTANCE_CONFLICT */
+    async claim(token: string | null, input: { instance_id: string; free_slots: number; wait_s: number }) {
+      const runner = await authenticate(token);
+      if (runner.drain) return { drain: true as const };
+      const facts: RunnerFacts = {
+        runnerId: runner.id,
+        frameworks: runner.frameworks,
+        labels: runner.labels,
+        gpus: runner.gpus,
+      };
+      const waitMs = Math.min(input.wait_s, config.timers.claim_wait_s) * 1000;
+      const answer = unwrap(await pool().claim(facts, input.instance_id, input.free_slots, waitMs));
+      return answer.type === "nothing"
+        ? null
+        : { job_id: answer.jobId, fence: answer.fence, offer_s: answer.offerMs / 1000 };
+    },
+
+    /** Takes an offer and gets the job with its token. @throws OFFER_GONE */
+    async accept(token: string | null, jobId: number, fence: number) {
+      const runner = await authenticate(token);
+      const accepted = unwrap(await jobs.getByName(String(jobId)).accept(runner.id, fence));
+      const claims = { jobId, attempt: accepted.attempt, fence: accepted.fence, datasetId: accepted.datasetId };
+      return {
+        job_token: await signJobToken(config.jwtSecret, claims, now(), config.timers.max_duration_s + 3_600),
+        attempt: accepted.attempt,
+        lease_s: config.timers.lease_s,
+        spec: JSON.parse(accepted.specJson) as Record<string, unknown>,
+        resume: accepted.resume,
+        timers: config.timers,
+        limits: config.limits,
+      };
+    },
+
+    async offline(token: string | null, instanceId: string) {
+      const runner = await authenticate(token);
+      await pool().offline(runner.id, instanceId);
+    },
+  };
+}
