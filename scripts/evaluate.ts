@@ -101,7 +101,7 @@ function main() {
       maxCrosses,
     },
   );
-  if (!trial.ok) throw new Stop(1, trial.error.message);
+  if (!trial.ok) throw new Stop(trial.error.field === "log" ? 2 : 1, trial.error.message);
 
   const grid = GRID[args.grid];
   const traits = Object.fromEntries(

@@ -43,7 +43,7 @@ export function readTrial(
   const traits = [...new Set(crosses.value.map((row) => row.trait))];
   const strange = log.find((trait) => !traits.includes(trait));
   if (strange !== undefined)
-    return fail("VALIDATION_ERROR", `no trait "${strange}" in the crosses; they have ${traits.join(", ")}`);
+    return fail("VALIDATION_ERROR", `no trait "${strange}" in the crosses; they have ${traits.join(", ")}`, "log");
   const used = drawCrosses(
     crosses.value.map((row) => row.ids),
     maxCrosses,
@@ -112,7 +112,7 @@ function readRows(bytes: Uint8Array, table: string, idColumns: readonly string[]
   if (!decoded.ok) return fail("VALIDATION_ERROR", `${table}: ${decoded.error.message}`);
   const { text } = decoded.value;
   const parsed = parseTable(text, detectDelimiter(text));
-  if (!parsed.ok) return fail("VALIDATION_ERROR", `${table}: ${parsed.error.message}`);
+  if (!parsed.ok) return fail("VALIDATION_ERROR", `${table}, line ${parsed.error.line}: ${parsed.error.message}`);
   const [header, ...body] = parsed.value;
   const names = (header?.cells ?? []).map((cell) => cell.trim().toLowerCase());
   const missing = [...idColumns, "trait", "value"].filter((name) => !names.includes(name));

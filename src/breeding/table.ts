@@ -4,7 +4,8 @@
  * Own code, because a report must name the line of every refused row (also behind a quoted line break) and an unclosed
  * quote must be an error, not a swallowed file; the libraries that can do both pull Node's global types into the Worker.
  */
-import { fail, ok, type Result } from "../shared/result.ts";
+import { err, fail, ok, type Result } from "../shared/result.ts";
+import { decodeCp949 } from "./cp949.ts";
 
 /** One record: the 1-based line it starts on and its cells as written. */
 export interface TableRow {
@@ -23,15 +24,13 @@ export interface DecodedText {
  */
 export function decodeText(bytes: Uint8Array): Result<DecodedText> {
   const hasBom = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
-  // The label "euc-kr" decodes cp949 with its extension in Node and in workerd; the label "cp949" is unknown to both.
-  for (const [label, encoding] of hasBom
-    ? ([["utf-8", "utf-8"]] as const)
-    : ([
-        ["utf-8", "utf-8"],
-        ["euc-kr", "cp949"],
-      ] as const)) {
+  const attempts: { encoding: DecodedText["encoding"]; decode: () => string }[] = [
+    { encoding: "utf-8", decode: () => new TextDecoder("utf-8", { fatal: true }).decode(bytes) },
+    { encoding: "cp949", decode: () => decodeCp949(bytes) },
+  ];
+  for (const { encoding, decode } of hasBom ? attempts.slice(0, 1) : attempts) {
     try {
-      return ok({ text: new TextDecoder(label, { fatal: true }).decode(bytes).normalize("NFC"), encoding });
+      return ok({ text: decode().normalize("NFC"), encoding });
     } catch {
       // Not this encoding.
     }
@@ -53,7 +52,7 @@ export function detectDelimiter(text: string): "," | "\t" | ";" {
  * Splits delimited text (RFC 4180: quotes, doubled quotes, line breaks inside quotes; CRLF, LF or CR) into rows.
  * Rows whose cells are all blank are left out. Fails, with the line, on a quote that is never closed.
  */
-export function parseTable(text: string, delimiter: string): Result<TableRow[]> {
+export function parseTable(text: string, delimiter: string): Result<TableRow[], { line: number; message: string }> {
   const rows: TableRow[] = [];
   let line = 1;
   let at = 0;
@@ -61,13 +60,13 @@ export function parseTable(text: string, delimiter: string): Result<TableRow[]> 
     const row: TableRow = { line, cells: [] };
     for (;;) {
       const cell = text[at] === '"' ? readQuoted(text, at + 1) : readBare(text, at, delimiter);
-      if (cell === null) return fail("VALIDATION_ERROR", `line ${line}: a quoted field is never closed`);
+      if (cell === null) return err({ line, message: "a quoted field is never closed" });
       row.cells.push(cell.value);
       line += cell.lineBreaks;
       at = cell.next;
       // Text after a closing quote belongs to the cell in no dialect; it is skipped up to the next separator.
       const rest = cell.quoted ? readBare(text, at, delimiter) : null;
-      if (rest?.value.trim()) return fail("VALIDATION_ERROR", `line ${line}: text after a closing quote`);
+      if (rest?.value.trim()) return err({ line, message: "text after a closing quote" });
       at = rest?.next ?? at;
       if (text[at] !== delimiter) break;
       at++;

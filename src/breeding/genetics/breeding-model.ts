@@ -23,6 +23,7 @@ import {
   type Observation,
   type PanelTrait,
   type ShapeClass,
+  unknownPhenotype,
 } from "./traits.ts";
 
 /** Everything a prediction needs. Made on write by {@link fitBreedingModel}; stored by the codec; read-only after. */
@@ -73,6 +74,10 @@ export function fitBreedingModel({
 }: ModelInput): BreedingModel {
   const k = typicalK(strains);
   const parents = strains.map(({ id, phenotype }) => ({ id, values: parentValues(phenotype, k) }));
+  const known = new Set(strains.map((s) => s.id));
+  const strangers = new Set(observations.flatMap((o) => [o.motherId, o.fatherId]).filter((id) => !known.has(id)));
+  // Every trait's fit gets the same strains in the same order, so that a position means one strain everywhere.
+  const everyone = [...parents, ...[...strangers].map((id) => ({ id, values: parentValues(unknownPhenotype(), k) }))];
   const records = observations.map((o) => ({ ...o, values: observedValues(o.phenotype) }));
   const panels = panelsOf(parents.map((p) => p.values));
   return {
@@ -80,9 +85,9 @@ export function fitBreedingModel({
     typicalK: k,
     kappa: weightRatioCorrelation(parents.map((p) => p.values)),
     cuts: mapFruitTraits((trait) => {
-      const known = parents.map((p) => p.values[trait]).filter((v) => v !== null);
+      const values = parents.map((p) => p.values[trait]).filter((v) => v !== null);
       return cutsOf(
-        known.map((v) => fromScale(trait, v)),
+        values.map((v) => fromScale(trait, v)),
         trait,
       );
     }),
@@ -92,7 +97,7 @@ export function fitBreedingModel({
         prior: priors[trait],
         grid,
         panel: panels[trait],
-        strains: parents.map((p): ParentValue => ({ id: p.id, value: p.values[trait] })),
+        strains: everyone.map((p): ParentValue => ({ id: p.id, value: p.values[trait] })),
         crosses: records.flatMap(({ motherId, fatherId, n, values }): CrossRecord[] => {
           const y = values[trait];
           return y === null ? [] : [{ a: motherId, b: fatherId, y, n }];
@@ -229,9 +234,10 @@ export function predictCross(
     shape: phenotype.shape,
     lnRatio: parentValues(phenotype, model.typicalK).ratio,
   });
+  const [a, b] = mother.id <= father.id ? [mother, father] : [father, mother];
   const probabilities = predictShape(
-    shapeOf(mother),
-    shapeOf(father),
+    shapeOf(a),
+    shapeOf(b),
     { mean: mixtureMean(ratio), variance: mixtureVariance(ratio) },
     model.shapeCounts,
   );

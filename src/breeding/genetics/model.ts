@@ -266,8 +266,8 @@ export function predictTrait(
   { replicates = 1 }: { replicates?: number } = {},
 ): TraitPrediction {
   const { prior, panel } = fit;
-  const i = designParent(fit, a);
-  const j = designParent(fit, b);
+  // One order of summation for both directions, so that i×j and j×i agree to the last bit.
+  const [i, j] = (a.id <= b.id ? [a, b] : [b, a]).map((p) => designParent(fit, p)) as [DesignParent, DesignParent];
   const selfed = a.id === b.id;
   const { m, d } = midParent(i.z, j.z);
   const record = i.index >= 0 && j.index >= 0 ? fit.records.get(pairKey(i.index, j.index, fit.ids.length)) : undefined;
