@@ -49,7 +49,7 @@ function extensionSyllable(lead: number, trail: number): string | undefined {
 
 /** Decodes cp949. Throws TypeError, like a fatal TextDecoder, on bytes that are not. */
 export function decodeCp949(bytes: Uint8Array): string {
-  const decoder = new TextDecoder("euc-kr", { fatal: true });
+  const decoder = new TextDecoder("euc-kr", { fatal: true, ignoreBOM: false });
   if (platformKnowsExtension()) return decoder.decode(bytes);
   let text = "";
   let from = 0;

@@ -25,7 +25,7 @@ export interface DecodedText {
 export function decodeText(bytes: Uint8Array): Result<DecodedText> {
   const hasBom = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
   const attempts: { encoding: DecodedText["encoding"]; decode: () => string }[] = [
-    { encoding: "utf-8", decode: () => new TextDecoder("utf-8", { fatal: true }).decode(bytes) },
+    { encoding: "utf-8", decode: () => new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes) },
     { encoding: "cp949", decode: () => decodeCp949(bytes) },
   ];
   for (const { encoding, decode } of hasBom ? attempts.slice(0, 1) : attempts) {

@@ -89,7 +89,9 @@ export function decodeModel(bytes: Uint8Array): Result<BreedingModel> {
   let header: Header;
   try {
     // Written by encodeModel under the same format number, which is what vouches for the type.
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(PREFIX_BYTES, bodyStart)));
+    header = JSON.parse(
+      new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes.subarray(PREFIX_BYTES, bodyStart)),
+    );
   } catch {
     return damaged("header");
   }
