@@ -18,7 +18,7 @@ function build(env: Env) {
   const db = createDb(env.DB);
   const now = Date.now;
   const jobRows = createJobRepository(db);
-  const projects = createProjectService({ projects: createProjectRepository(db), now });
+  const projects = createProjectService({ projects: createProjectRepository(env.DB), now });
   return {
     config,
     now,
@@ -26,7 +26,7 @@ function build(env: Env) {
     projects,
     jobs: createJobService({ jobs: jobRows, objects: env.TRAINING_JOB, pools: env.RUNNER_POOL, config, now }),
     runners: createRunnerService({
-      runners: createRunnerRepository(db),
+      runners: createRunnerRepository(env.DB),
       jobs: env.TRAINING_JOB,
       pools: env.RUNNER_POOL,
       config,

@@ -37,7 +37,7 @@ const FLOAT = 1;
 const INT64 = 7;
 
 export type TensorSpec =
-  | { name: string; dims: number[]; floats: readonly number[] }
+  | { name: string; dims: number[]; floats: ArrayLike<number> }
   | { name: string; dims: number[]; int64s: readonly number[] }
   | { name: string; dims: number[]; external: { location: string; offset: number; length: number } };
 

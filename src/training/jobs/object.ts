@@ -1,6 +1,5 @@
 import { DurableObject } from "cloudflare:workers";
 import { parseConfig } from "../../config.ts";
-import { createDb } from "../../db/client.ts";
 import { errorText, logger } from "../../shared/logger.ts";
 import { fail, ok, type Result } from "../../shared/result.ts";
 import { keys } from "../../storage/keys.ts";
@@ -116,7 +115,7 @@ export class TrainingJob extends DurableObject<Env> {
     this.#timers = config.timers;
     this.#policy = policyOf(config.timers, config.limits);
     this.#store = openJobStore(ctx.storage);
-    this.#projector = createProjector(createDb(env.DB), this.#store, () => this.#wakeBy(Date.now() + D1_RETRY_MS));
+    this.#projector = createProjector(env.DB, this.#store, () => this.#wakeBy(Date.now() + D1_RETRY_MS));
   }
 
   /** Queues the job and gives a waiting runner a moment to take it. `spec` is the job as D1 has it. */

@@ -1,4 +1,5 @@
 import { sql } from "drizzle-orm";
+import { jsonRows, type Statement } from "../../db/batch.ts";
 import type { Db } from "../../db/client.ts";
 import { artifacts, jobAttempts, logChunks, trainingJobs, trainingMetrics } from "../../db/schema/index.ts";
 import type { ImageResult, Metric, Validation } from "./events.ts";
@@ -47,14 +48,11 @@ export type ProjectionItem =
     }
   | { kind: "images"; attempt: number; epoch: number; offset: number; images: ImageResult[]; replaceAll: boolean };
 
-/** SQL of an array of arrays handed over as one parameter; D1 allows 100 parameters in a statement. */
-const rowsOf = (rows: unknown[][]) => sql`json_each(${JSON.stringify(rows)})`;
-
 const jsonText = (value: unknown) => (value === null || value === undefined ? null : JSON.stringify(value));
 
 /** The statements for some items of one job, in their order, neighbours of one kind joined into one statement. */
 export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
-  const statements = [];
+  const statements: Statement[] = [];
   const metrics = items.flatMap((item) => (item.kind === "metrics" ? item.rows : []));
   const logs = items.flatMap((item) => (item.kind === "log" ? [item.row] : []));
   // Of several revisions of the job row only the newest matters.
@@ -87,7 +85,7 @@ export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
       case "validation": {
         const r = item.result;
         statements.push(
-          db.run(sql`insert into validation_results
+          sql`insert into validation_results
               (job_id, attempt, epoch, task_type, primary_metric_name, primary_metric_value, overall_loss, metrics,
                per_class_metrics, confusion_matrix, class_names, checkpoint_path, created_at)
             values (${jobId}, ${item.attempt}, ${r.epoch}, ${r.taskType}, ${r.primaryMetricName}, ${r.primaryMetricValue},
@@ -98,14 +96,14 @@ export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
                primary_metric_value = excluded.primary_metric_value, overall_loss = excluded.overall_loss,
                metrics = excluded.metrics, per_class_metrics = excluded.per_class_metrics,
                confusion_matrix = excluded.confusion_matrix, class_names = excluded.class_names,
-               checkpoint_path = excluded.checkpoint_path, created_at = excluded.created_at`),
+               checkpoint_path = excluded.checkpoint_path, created_at = excluded.created_at`,
         );
         break;
       }
       case "images": {
         const result = sql`(select id from validation_results
           where job_id = ${jobId} and attempt = ${item.attempt} and epoch = ${item.epoch})`;
-        if (item.replaceAll) statements.push(db.run(sql`delete from validation_images where result_id = ${result}`));
+        if (item.replaceAll) statements.push(sql`delete from validation_images where result_id = ${result}`);
         if (item.images.length === 0) break;
         const rows = item.images.map((image, i) => [
           item.offset + i,
@@ -121,18 +119,18 @@ export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
           jsonText(image.extraData),
         ]);
         statements.push(
-          db.run(sql`insert into validation_images
+          sql`insert into validation_images
               (result_id, position, image_path, image_name, true_label, true_label_id, predicted_label, predicted_label_id,
                confidence, is_correct, top5_predictions, extra_data)
             select r.id, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
                value->>9, value->>10
-            from (select ${result} as id) r, ${rowsOf(rows)} where r.id is not null
+            from (select ${result} as id) r, ${jsonRows(rows)} where r.id is not null
             on conflict (result_id, position) do update set
                image_path = excluded.image_path, image_name = excluded.image_name, true_label = excluded.true_label,
                true_label_id = excluded.true_label_id, predicted_label = excluded.predicted_label,
                predicted_label_id = excluded.predicted_label_id, confidence = excluded.confidence,
                is_correct = excluded.is_correct, top5_predictions = excluded.top5_predictions,
-               extra_data = excluded.extra_data`),
+               extra_data = excluded.extra_data`,
         );
         break;
       }
@@ -157,19 +155,19 @@ export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
     ]);
     // A point that is there already stays: a repeated callback changes nothing.
     statements.push(
-      db.run(sql`insert into ${trainingMetrics}
+      sql`insert into ${trainingMetrics}
           (job_id, epoch, step, attempt, id, loss, accuracy, learning_rate, extra_metrics, non_finite, created_at)
         select ${jobId}, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
           value->>9
-        from ${rowsOf(rows)} where true on conflict do nothing`),
+        from ${jsonRows(rows)} where true on conflict do nothing`,
     );
   }
   if (logs.length > 0) {
     const rows = logs.map((l) => [l.firstLine, l.lineCount, l.attempt, l.stream, l.seq, l.text, l.createdAt]);
     statements.push(
-      db.run(sql`insert into ${logChunks} (job_id, first_line, line_count, attempt, stream, seq, text, created_at)
+      sql`insert into ${logChunks} (job_id, first_line, line_count, attempt, stream, seq, text, created_at)
         select ${jobId}, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6
-        from ${rowsOf(rows)} where true on conflict do nothing`),
+        from ${jsonRows(rows)} where true on conflict do nothing`,
     );
   }
   if (newest?.kind === "job") {

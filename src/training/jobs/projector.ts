@@ -1,4 +1,5 @@
-import type { Db } from "../../db/client.ts";
+import { runBatch } from "../../db/batch.ts";
+import { createDb } from "../../db/client.ts";
 import { errorText, logger } from "../../shared/logger.ts";
 import { statementsFor } from "./projection.ts";
 import type { JobStore } from "./store.ts";
@@ -13,7 +14,8 @@ const PATIENCE_MS = 4_000;
  * Carries the outbox of one job's object to D1 as group commits: while one batch is under way, whatever arrives gathers for
  * the next. A failed batch leaves the outbox as it is; the object's alarm calls `flush` again.
  */
-export function createProjector(db: Db, store: JobStore, onFailure: () => Promise<void>) {
+export function createProjector(binding: D1Database, store: JobStore, onFailure: () => Promise<void>) {
+  const db = createDb(binding);
   let running: Promise<boolean> | null = null;
   let waiters: { upToId: number; release: () => void }[] = [];
 
@@ -27,9 +29,8 @@ export function createProjector(db: Db, store: JobStore, onFailure: () => Promis
       const next = store.outbox.peek(COMMIT_CHARS);
       const jobId = store.spec()?.jobId;
       if (next === null || jobId === undefined) return true;
-      const [first, ...rest] = statementsFor(db, jobId, next.items);
       try {
-        if (first) await db.batch([first, ...rest]);
+        await runBatch(binding, statementsFor(db, jobId, next.items));
       } catch (thrown) {
         logger.warn("projection to D1 failed; it stays in the outbox", { jobId, error: errorText(thrown) });
         await onFailure();

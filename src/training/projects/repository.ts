@@ -1,12 +1,14 @@
 import { and, desc, eq, inArray, sql } from "drizzle-orm";
 import { me, type Principal } from "../../auth/principal.ts";
-import type { Db } from "../../db/client.ts";
+import { runBatch } from "../../db/batch.ts";
+import { createDb } from "../../db/client.ts";
 import { projectMembers, projects } from "../../db/schema/index.ts";
 import type { TaskType } from "../../shared/task-types.ts";
 
 export type ProjectRepository = ReturnType<typeof createProjectRepository>;
 
-export function createProjectRepository(db: Db) {
+export function createProjectRepository(binding: D1Database) {
+  const db = createDb(binding);
   return {
     /** The caller's role in a project (the default one when `projectId` is null). Undefined: the caller is not valid. */
     async access(principal: Principal, projectId: number | null) {
@@ -46,22 +48,20 @@ export function createProjectRepository(db: Db) {
         .orderBy(desc(projects.id));
     },
 
-    /** Stores a project and its owner's membership in one batch. */
+    /** Stores a project and its owner's membership in one batch; returns its id. */
     async create(
       input: { ownerId: number; name: string; description: string | null; taskType: TaskType | null },
       now: number,
     ) {
-      const [[project]] = await db.batch([
+      const [inserted] = await runBatch(binding, [
         db
           .insert(projects)
           .values({ ...input, createdAt: now, updatedAt: now })
-          .returning(),
-        db.run(
-          sql`insert into ${projectMembers} (project_id, user_id, role, created_at)
-              values (last_insert_rowid(), ${input.ownerId}, 'owner', ${now})`,
-        ),
+          .returning({ id: projects.id }),
+        sql`insert into ${projectMembers} (project_id, user_id, role, created_at)
+            values (last_insert_rowid(), ${input.ownerId}, 'owner', ${now})`,
       ]);
-      return project;
+      return Number(inserted?.results[0]?.id);
     },
   };
 }

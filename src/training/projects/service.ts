@@ -52,9 +52,10 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
     ) {
       const { userId } = await this.writable(principal, null);
       const { name, description = null, task_type: taskType = null } = input;
-      const project = await projects.create({ ownerId: userId, name, description, taskType }, now());
-      if (project === undefined) throw new AppError("INTERNAL_ERROR", "Internal server error");
-      return toProject(project, "owner");
+      const at = now();
+      const project = { ownerId: userId, name, description, taskType };
+      const id = await projects.create(project, at);
+      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at }, "owner");
     },
   };
 }

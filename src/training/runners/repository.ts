@@ -1,11 +1,13 @@
 import { and, eq, gt, isNull, sql } from "drizzle-orm";
 import { me, type Principal } from "../../auth/principal.ts";
-import type { Db } from "../../db/client.ts";
+import { runBatch } from "../../db/batch.ts";
+import { createDb } from "../../db/client.ts";
 import { registrationTokens, runners } from "../../db/schema/index.ts";
 
 export type RunnerRepository = ReturnType<typeof createRunnerRepository>;
 
-export function createRunnerRepository(db: Db) {
+export function createRunnerRepository(binding: D1Database) {
+  const db = createDb(binding);
   return {
     async caller(principal: Principal) {
       const caller = me(db, principal);
@@ -22,7 +24,7 @@ export function createRunnerRepository(db: Db) {
      * the new token. Undefined: the token is unknown, used up or over.
      */
     async register(tokenHash: string, runner: typeof runners.$inferInsert, now: number) {
-      const [spent, stored] = await db.batch([
+      const [spent, stored] = await runBatch(binding, [
         db
           .update(registrationTokens)
           .set({ usesLeft: sql`${registrationTokens.usesLeft} - 1` })
@@ -35,7 +37,7 @@ export function createRunnerRepository(db: Db) {
           )
           .returning({ pool: registrationTokens.pool }),
         // changes() is that of the update: no row is stored when no use was spent.
-        db.all<{ id: string }>(sql`
+        sql`
           insert into runners (id, machine_id, pool, name, os, gpus, frameworks, labels, slots, version, token_hash, drain,
             registered_at, revoked_at)
           select ${runner.id}, ${runner.machineId}, ${runner.pool}, ${runner.name}, ${runner.os ?? null},
@@ -46,9 +48,10 @@ export function createRunnerRepository(db: Db) {
             gpus = excluded.gpus, frameworks = excluded.frameworks, labels = excluded.labels, slots = excluded.slots,
             version = excluded.version, token_hash = excluded.token_hash, drain = 0,
             registered_at = excluded.registered_at, revoked_at = null
-          returning id`),
+          returning id`,
       ]);
-      return spent.length === 1 ? stored[0]?.id : undefined;
+      const id = stored?.results[0]?.id;
+      return spent?.results.length === 1 && typeof id === "string" ? id : undefined;
     },
 
     /** The runner that a token belongs to. */
