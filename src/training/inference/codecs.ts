@@ -12,15 +12,16 @@ import type { Pixels } from "./preprocess.ts";
  * stays inside their own memory.
  *
  * The memory of a WebAssembly instance is not given back when the instance is dropped, and a decode that fails keeps what
- * it had taken. So the memory belongs to this module, not to the instance: after a failure the instance is dropped, the
- * memory zeroed and the next instance started in it. Any number of damaged images costs nothing.
+ * it had taken. So the memory belongs to this module, not to the instance, and both decoders take turns in it: after a
+ * failure, or for the other kind of image, the instance is dropped, the memory zeroed and the next one started in it. Any
+ * number of damaged images costs nothing.
  *
  * Not for concurrent use: the caller lets one image in at a time.
  */
 
 type Failed = Failure<"VALIDATION_ERROR">;
 
-type Decoder = { decode(bytes: Uint8Array, keepOrientation?: boolean): Pixels | null };
+type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): Pixels | null };
 
 /** What is used of the options of an Emscripten module. */
 type DecoderFactory = (options: {
@@ -33,12 +34,13 @@ type DecoderFactory = (options: {
   ) => WebAssembly.Exports;
 }) => Promise<Decoder>;
 
-/** 64 MiB of 64 KiB pages. The largest accepted image, progressive, takes 35 MiB. */
+/** What the larger of the two binaries starts with, in pages of 64 KiB; starting fails if one asks for more. */
+const INITIAL_PAGES = 258;
+/** 64 MiB. The largest accepted image, progressive, takes 38. */
 const MAX_PAGES = 1024;
 
-// The decoders hand over their result as the browser's `ImageData`, which this runtime does not have.
-const scope: { ImageData?: unknown } = globalThis;
-scope.ImageData ??= class {
+/** The decoders hand over their result as the browser's `ImageData`, which this runtime does not have. */
+class PlainImageData {
   readonly data: Uint8ClampedArray;
   readonly width: number;
   readonly height: number;
@@ -48,59 +50,65 @@ scope.ImageData ??= class {
     this.width = width;
     this.height = height;
   }
+}
+if (!("ImageData" in globalThis)) Object.assign(globalThis, { ImageData: PlainImageData });
+
+type Codec = {
+  create: DecoderFactory;
+  module: WebAssembly.Module;
+  /** Arguments after the bytes; each decoder insists on its own number of them. */
+  more: boolean[];
 };
 
-class Codec {
-  readonly #create: DecoderFactory;
-  readonly #module: WebAssembly.Module;
-  readonly #minimumPages: number;
-  #memory: WebAssembly.Memory | null = null;
-  #decoder: Decoder | null = null;
+/** mozjpeg can turn the picture by its Exif orientation; here that happens along with the resizing. */
+const TURN_BY_EXIF = false;
 
-  constructor(create: DecoderFactory, module: WebAssembly.Module, minimumPages: number) {
-    this.#create = create;
-    this.#module = module;
-    this.#minimumPages = minimumPages;
-  }
+const CODECS: Record<"jpeg" | "webp", Codec> = {
+  jpeg: { create: createJpegDecoder, module: jpegModule, more: [TURN_BY_EXIF] },
+  webp: { create: createWebpDecoder, module: webpModule, more: [] },
+};
 
-  /** The pixels, or null when the decoder refuses the file. */
-  async decode(bytes: Uint8Array): Promise<Pixels | null> {
-    this.#memory ??= new WebAssembly.Memory({ initial: this.#minimumPages, maximum: MAX_PAGES });
-    this.#decoder ??= await this.#start(this.#memory);
-    try {
-      return this.#decoder.decode(bytes, false);
-    } catch {
-      // mozjpeg ends by exit(1), which arrives as a bare object and leaves stack and heap as they were.
-      this.#decoder = null;
-      new Uint8Array(this.#memory.buffer).fill(0);
-      return null;
-    }
-  }
+let memory: WebAssembly.Memory | null = null;
+let running: { codec: Codec; decoder: Decoder } | null = null;
 
-  get memoryBytes(): number {
-    return this.#memory?.buffer.byteLength ?? 0;
-  }
+/** Leaves the memory as if it were new. */
+function reset(): void {
+  running = null;
+  if (memory) new Uint8Array(memory.buffer).fill(0);
+}
 
-  #start(memory: WebAssembly.Memory): Promise<Decoder> {
-    return this.#create({
-      noInitialRun: true,
-      print: () => undefined,
-      printErr: () => undefined,
-      instantiateWasm: (imports, done) => {
-        const instance = new WebAssembly.Instance(this.#module, { ...imports, env: { memory } });
-        done(instance);
-        return instance.exports;
-      },
-    });
+async function start(codec: Codec): Promise<Decoder> {
+  reset();
+  const own = memory ?? new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES });
+  memory = own;
+  const decoder = await codec.create({
+    noInitialRun: true,
+    print: () => undefined,
+    printErr: () => undefined,
+    instantiateWasm: (imports, done) => {
+      const instance = new WebAssembly.Instance(codec.module, { ...imports, env: { memory: own } });
+      done(instance);
+      return instance.exports;
+    },
+  });
+  running = { codec, decoder };
+  return decoder;
+}
+
+/** The pixels, or null when the decoder refuses the file. */
+async function decodeWasm(codec: Codec, bytes: Uint8Array): Promise<Pixels | null> {
+  const decoder = running?.codec === codec ? running.decoder : await start(codec);
+  try {
+    return decoder.decode(bytes, ...codec.more);
+  } catch {
+    // mozjpeg ends by exit(1), which arrives as a bare object and leaves stack and heap as they were.
+    reset();
+    return null;
   }
 }
 
-/** The second number is the memory the binary starts with, in pages; starting fails if it asks for more. */
-const jpeg = new Codec(createJpegDecoder, jpegModule, 258);
-const webp = new Codec(createWebpDecoder, webpModule, 256);
-
 /** Wasm memory that the decoders have taken in this isolate. */
-export const codecMemoryBytes = (): number => jpeg.memoryBytes + webp.memoryBytes;
+export const codecMemoryBytes = (): number => memory?.buffer.byteLength ?? 0;
 
 /**
  * Decodes to RGBA, in the orientation in which the pixels are stored.
@@ -109,7 +117,7 @@ export const codecMemoryBytes = (): number => jpeg.memoryBytes + webp.memoryByte
  */
 export async function decodeImage(bytes: Uint8Array, header: ImageHeader): Promise<Result<Pixels, Failed>> {
   if (header.type === "png") return decodePng(bytes);
-  const pixels = await (header.type === "jpeg" ? jpeg : webp).decode(bytes);
+  const pixels = await decodeWasm(CODECS[header.type], bytes);
   // A decoder that found another picture than the header promised read the file differently: not to be trusted.
   if (pixels?.width !== header.width || pixels.height !== header.height) {
     return fail("VALIDATION_ERROR", `The ${header.type === "jpeg" ? "JPEG" : "WebP"} image is damaged`, "file");

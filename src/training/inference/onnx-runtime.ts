@@ -31,17 +31,17 @@ function patchGlobals(): void {
       ? { module: ortModule, instance: new WebAssembly.Instance(ortModule, imports) }
       : instantiate.call(WebAssembly, source, imports);
 
-  const plainMemory = (descriptor: WebAssembly.MemoryDescriptor & { shared?: boolean }) => {
-    const { initial, maximum, shared } = descriptor;
-    if (!shared) return new Memory(descriptor);
-    memory = new Memory({ initial, maximum: Math.min(maximum ?? MAX_WASM_PAGES, MAX_WASM_PAGES) });
-    return memory;
-  };
-  plainMemory.prototype = Memory.prototype;
+  class PlainMemory extends Memory {
+    constructor(descriptor: WebAssembly.MemoryDescriptor & { shared?: boolean }) {
+      const { initial, maximum = MAX_WASM_PAGES, shared } = descriptor;
+      super(shared ? { initial, maximum: Math.min(maximum, MAX_WASM_PAGES) } : descriptor);
+      if (shared) memory = this;
+    }
+  }
 
   // Waiting needs shared memory; the glue does without when the function is absent.
   Object.assign(Atomics, { waitAsync: undefined });
-  Object.assign(WebAssembly, { instantiate: answer, Memory: plainMemory });
+  Object.assign(WebAssembly, { instantiate: answer, Memory: PlainMemory });
 }
 
 patchGlobals();
@@ -55,11 +55,14 @@ export const onnxMemoryBytes = (): number => memory?.buffer.byteLength ?? 0;
 
 export type ModelFailure = Failure<"MODEL_TOO_LARGE" | "MODEL_NOT_USABLE">;
 
-/** Out of memory is error 6 of the runtime, or a failed allocation of its glue; everything else is the model's fault. */
+/**
+ * Short of memory is told by the text only: the runtime's error 6 stands for any exception. Everything else is the model's
+ * fault.
+ */
 function failureOf(thrown: unknown, during: "open" | "run"): { ok: false; error: ModelFailure } {
   const message = errorText(thrown);
   logger.warn("onnx failed", { during, error: message.slice(0, 500), wasmBytes: onnxMemoryBytes() });
-  return /ERROR_CODE: 6\b|failed to allocate a buffer|bad_alloc|out of memory/i.test(message)
+  return /bad_alloc|failed to allocate|out of memory/i.test(message)
     ? fail("MODEL_TOO_LARGE", "The model needs more memory than there is here")
     : fail("MODEL_NOT_USABLE", `The model could not be ${during === "open" ? "opened" : "run"}`);
 }
