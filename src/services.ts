@@ -1,6 +1,8 @@
 import { createAuthService } from "./auth/service.ts";
 import { parseConfig } from "./config.ts";
 import { createDb } from "./db/client.ts";
+import { createDatasetRepository } from "./training/datasets/repository.ts";
+import { createDatasetService } from "./training/datasets/service.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
 import { createJobService } from "./training/jobs/service.ts";
 import { createProjectRepository } from "./training/projects/repository.ts";
@@ -24,6 +26,12 @@ function build(env: Env) {
     now,
     auth: createAuthService({ db, config, limiters: env.RATE_LIMITER, now }),
     projects,
+    datasets: createDatasetService({
+      datasets: createDatasetRepository(env.DB),
+      projects,
+      bucket: env.BUCKET,
+      now,
+    }),
     jobs: createJobService({ jobs: jobRows, objects: env.TRAINING_JOB, pools: env.RUNNER_POOL, config, now }),
     runners: createRunnerService({
       runners: createRunnerRepository(env.DB),

@@ -3,6 +3,7 @@ import { authRoutes } from "../auth/routes.ts";
 import { createApi, createRouter } from "../http/create-api.ts";
 import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
+import { datasetRoutes } from "./datasets/routes.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { modelRoutes } from "./models/routes.ts";
 import { projectRoutes } from "./projects/routes.ts";
@@ -14,6 +15,7 @@ export function createTrainingApi() {
   const users = createRouter();
   users.use(requireUser);
   users.route("/", projectRoutes);
+  users.route("/", datasetRoutes);
   users.route("/", modelRoutes);
   users.route("/", configRoutes);
   users.route("/", jobRoutes);

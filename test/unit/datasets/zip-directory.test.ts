@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
 import { describe, it } from "vitest";
 import { DEFAULT_ZIP_LIMITS, readZipDirectory, type ZipLimits } from "../../../src/training/datasets/zip/directory.ts";
-import { concat, extraField, type MadeEntry, makeZip, u16, u32, u64 } from "./make-zip.ts";
+import { concat, extraField, type MadeEntry, makeZip, u16, u32, u64 } from "../../support/make-zip.ts";
 
 /** A range reader over bytes that fails a test when it is asked for anything outside of them. */
 const readerOf = (zip: Uint8Array) => {

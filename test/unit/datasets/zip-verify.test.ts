@@ -4,7 +4,7 @@ import { describe, it } from "vitest";
 import { fail, ok } from "../../../src/shared/result.ts";
 import { readZipDirectory, type ZipProblem } from "../../../src/training/datasets/zip/directory.ts";
 import { type VerifiedEntry, verifyZip } from "../../../src/training/datasets/zip/verify.ts";
-import { type MadeEntry, makeZip } from "./make-zip.ts";
+import { type MadeEntry, makeZip } from "../../support/make-zip.ts";
 
 const sha256 = (content: string | Uint8Array) => createHash("sha256").update(content).digest("hex");
 

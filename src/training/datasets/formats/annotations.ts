@@ -1,3 +1,4 @@
+import type { TaskType } from "../../../shared/task-types.ts";
 import { canonicalPath } from "../paths.ts";
 import { splitOfName, splitOfPath } from "./images.ts";
 import {
@@ -12,7 +13,7 @@ import {
   textAt,
 } from "./json.ts";
 import { classNamesProblem, increment, MAX_CLASSES } from "./summary.ts";
-import type { Placement, SplitName, TaskType } from "./types.ts";
+import type { Placement, SplitName } from "./types.ts";
 
 /**
  * The document that the dice layouts and COCO share: a list of classes, a list of images, and labels that stand inside each

@@ -1,10 +1,11 @@
 import { ok, type Result } from "../../../shared/result.ts";
+import type { TaskType } from "../../../shared/task-types.ts";
 import { baseName } from "../paths.ts";
 import { type AnnotationDocument, type FileResolver, readAnnotations } from "./annotations.ts";
 import { isImagePath } from "./images.ts";
 import { type JsonObject, readJson } from "./json.ts";
 import { balanceWarnings, brokenFile, contradiction, countSplits, distribution, listed } from "./summary.ts";
-import type { DatasetFile, DatasetFormat, DatasetSummary, DatasetWarning, FormatProblem, TaskType } from "./types.ts";
+import type { DatasetFile, DatasetFormat, DatasetSummary, DatasetWarning, FormatProblem } from "./types.ts";
 
 /**
  * Three layouts under one name. `nested`: labels inside each image of `annotations.json`. `coco_flat`: classes, images and

@@ -1,4 +1,5 @@
 import type { Result } from "../../../shared/result.ts";
+import type { TaskType } from "../../../shared/task-types.ts";
 
 /**
  * What a dataset format is to the rest: pure code that sees paths and sizes, asks for the text of a few annotation files and
@@ -8,13 +9,6 @@ import type { Result } from "../../../shared/result.ts";
 
 export const DATASET_FORMATS = ["dice", "yolo", "imagefolder", "coco"] as const;
 export type FormatName = (typeof DATASET_FORMATS)[number];
-
-export type TaskType =
-  | "image_classification"
-  | "object_detection"
-  | "instance_segmentation"
-  | "semantic_segmentation"
-  | "pose_estimation";
 
 export type SplitName = "train" | "val" | "test";
 /** Images per split. */

@@ -1,0 +1,84 @@
+import { createRoute } from "@hono/zod-openapi";
+import { createRouter, jsonContent, problems } from "../../http/create-api.ts";
+import { DATASET_FORMATS } from "./formats/types.ts";
+import { DatasetListQuerySchema, DatasetListSchema, DatasetParamsSchema, DatasetSchema } from "./schemas.ts";
+
+const tags = ["Datasets"];
+const security = [{ bearer: [] }];
+
+/**
+ * The form is documented here and not validated by the framework, which would read the whole body into memory; the service
+ * reads it as a stream.
+ */
+const create = createRoute({
+  method: "post",
+  path: "/datasets",
+  operationId: "createDataset",
+  tags,
+  summary: "Create a dataset from one zip or from loose files",
+  description:
+    "Send exactly one file whose name ends in `.zip`, or any number of files whose names carry their folders " +
+    "(`train/cat/1.png`). Fields may come in any order; with the fields first, a refusal comes before the files are stored.",
+  security,
+  requestBody: {
+    required: true,
+    content: {
+      "multipart/form-data": {
+        schema: {
+          type: "object",
+          required: ["name", "format", "files"],
+          properties: {
+            name: { type: "string", minLength: 1, maxLength: 200, example: "My Dataset" },
+            description: { type: "string", maxLength: 10_000, example: "Description here" },
+            format: { type: "string", enum: [...DATASET_FORMATS] },
+            visibility: { type: "string", enum: ["private", "public"], default: "private" },
+            project_id: { type: "integer", description: "Absent: your default project", example: 2 },
+            files: { type: "array", items: { type: "string", format: "binary" } },
+          },
+        },
+      },
+    },
+  },
+  responses: {
+    201: jsonContent(DatasetSchema, "The dataset"),
+    ...problems(400, 401, 403, 404, 413, 415, 422),
+  },
+});
+
+const list = createRoute({
+  method: "get",
+  path: "/datasets",
+  operationId: "listDatasets",
+  tags,
+  summary: "Datasets of the caller's projects and public ones, newest first",
+  security,
+  request: { query: DatasetListQuerySchema },
+  responses: { 200: jsonContent(DatasetListSchema, "One page"), ...problems(401, 422) },
+});
+
+const get = createRoute({
+  method: "get",
+  path: "/datasets/{dataset_id}",
+  operationId: "getDataset",
+  tags,
+  summary: "One dataset with its classes and warnings",
+  security,
+  request: { params: DatasetParamsSchema },
+  responses: { 200: jsonContent(DatasetSchema, "The dataset"), ...problems(401, 404, 422) },
+});
+
+export const datasetRoutes = createRouter()
+  .openapi(create, async (c) => {
+    const created = c.get("services").datasets.create(c.get("principal"), c.req.raw);
+    // A client that goes away must not end the cleaning up after it.
+    c.executionCtx.waitUntil(created.catch(() => undefined));
+    return c.json(await created, 201);
+  })
+  .openapi(list, async (c) => {
+    const { datasets } = c.get("services");
+    return c.json(await datasets.list(c.get("principal"), c.req.valid("query")), 200);
+  })
+  .openapi(get, async (c) => {
+    const { datasets } = c.get("services");
+    return c.json(await datasets.get(c.get("principal"), c.req.valid("param").dataset_id), 200);
+  });

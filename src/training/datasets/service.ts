@@ -1,0 +1,233 @@
+import { z } from "zod";
+import { unauthorized } from "../../auth/bearer.ts";
+import type { Principal } from "../../auth/principal.ts";
+import type { ByteRange, Content } from "../../http/content.ts";
+import { validationError } from "../../http/create-api.ts";
+import { readCursor, writeCursor } from "../../http/cursor.ts";
+import { AppError, unwrap } from "../../shared/errors.ts";
+import { newUuid } from "../../shared/ids.ts";
+import { errorText, logger } from "../../shared/logger.ts";
+import { isoSeconds } from "../../shared/time.ts";
+import { openRange, storedObject } from "../../storage/ranges.ts";
+import type { ProjectService } from "../projects/service.ts";
+import { type DatasetContent, readLooseContent, readZipContent } from "./content.ts";
+import { isImagePath } from "./formats/images.ts";
+import { FORMATS } from "./formats/index.ts";
+import type { FormatName } from "./formats/types.ts";
+import { baseName } from "./paths.ts";
+import type { DatasetRepository, DatasetRow } from "./repository.ts";
+import { DatasetFieldsSchema } from "./schemas.ts";
+import { receiveUpload, type Upload, uploadKeys } from "./upload.ts";
+
+export type DatasetService = ReturnType<typeof createDatasetService>;
+
+/** Files in one page of a manifest. */
+const MANIFEST_PAGE = 1_000;
+const CURSOR_KIND = "dataset_files";
+
+type ListedRow = Omit<DatasetRow, "classNames" | "classDistribution" | "splits" | "warnings">;
+
+const toListed = (row: ListedRow) => ({
+  id: row.id,
+  name: row.name,
+  description: row.description,
+  format: row.format,
+  layout: row.layout,
+  visibility: row.visibility,
+  project_id: row.projectId,
+  owner_id: row.ownerId,
+  task_type: row.taskType,
+  file_count: row.fileCount,
+  total_size_bytes: row.totalSizeBytes,
+  num_classes: row.numClasses,
+  content_hash: row.contentHash,
+  created_at: isoSeconds(row.createdAt),
+  updated_at: isoSeconds(row.updatedAt),
+});
+
+const toDataset = (row: DatasetRow) => ({
+  ...toListed(row),
+  class_names: row.classNames,
+  class_distribution: row.classDistribution,
+  splits: row.splits,
+  warnings: row.warnings,
+});
+
+const notFound = () => new AppError("DATASET_NOT_FOUND", "Dataset not found");
+
+export function createDatasetService(deps: {
+  datasets: DatasetRepository;
+  projects: ProjectService;
+  bucket: R2Bucket;
+  now: () => number;
+}) {
+  const { datasets, projects, bucket, now } = deps;
+
+  /** Reads what was uploaded as the declared format. */
+  async function readContent(
+    upload: Upload,
+    format: FormatName,
+  ): Promise<{ storageKey: string; content: DatasetContent }> {
+    const { content } = upload;
+    const parser = FORMATS[format];
+    if (content === null)
+      throw new AppError("VALIDATION_ERROR", "files: at least one file is required", { field: "files" });
+    if (parser === undefined) {
+      throw new AppError("VALIDATION_ERROR", `format: ${format} is not supported yet`, { field: "format" });
+    }
+    const { storageKey } = content;
+    const object = await storedObject(bucket, storageKey);
+    const read =
+      content.kind === "zip"
+        ? await readZipContent(object, parser)
+        : await readLooseContent(object, content.files, parser);
+    return { storageKey, content: unwrap(read) };
+  }
+
+  return {
+    /**
+     * Creates a dataset from a multipart form: stores the files, reads them as the declared format, indexes them. Whatever
+     * is wrong, nothing of it stays.
+     * @throws UNAUTHORIZED · PROJECT_NOT_FOUND · FORBIDDEN · VALIDATION_ERROR with the field · BAD_REQUEST · PAYLOAD_TOO_LARGE ·
+     *   UNSUPPORTED_MEDIA_TYPE
+     */
+    async create(principal: Principal, request: Request) {
+      const id = newUuid();
+      try {
+        const upload = await receiveUpload(request, bucket, id, async (early) => {
+          // As far as the fields are known by now; all of them are checked again when the form is complete.
+          const known = DatasetFieldsSchema.partial().safeParse(Object.fromEntries(early));
+          if (!known.success) throw validationError(known.error);
+          await projects.writable(principal, known.data.project_id ?? null);
+        });
+        const parsed = DatasetFieldsSchema.safeParse(Object.fromEntries(upload.fields));
+        if (!parsed.success) throw validationError(parsed.error);
+        const fields = parsed.data;
+        const { storageKey, content } = await readContent(upload, fields.format);
+        // Asked last: an upload takes its time, and the caller may have lost the project meanwhile.
+        const { projectId, userId } = await projects.writable(principal, fields.project_id ?? null);
+        const { summary } = content;
+        const createdAt = now();
+        const row: DatasetRow = {
+          id,
+          projectId,
+          ownerId: userId,
+          name: fields.name,
+          description: fields.description ?? null,
+          format: fields.format,
+          layout: summary.layout,
+          visibility: fields.visibility,
+          taskType: summary.taskType,
+          fileCount: content.files.length,
+          totalSizeBytes: content.totalSizeBytes,
+          numClasses: summary.numClasses,
+          classNames: summary.classNames,
+          classDistribution: summary.classDistribution,
+          splits: summary.splits,
+          warnings: content.warnings,
+          contentHash: content.contentHash,
+          createdAt,
+          updatedAt: createdAt,
+        };
+        await datasets.create(row, storageKey, content.files);
+        return toDataset(row);
+      } catch (thrown) {
+        // Deleting what is not there is no error.
+        await bucket.delete(uploadKeys(id)).catch((error: unknown) => {
+          logger.error("dataset upload not removed", { datasetId: id, error: errorText(error) });
+        });
+        throw thrown;
+      }
+    },
+
+    /** @throws UNAUTHORIZED */
+    async list(principal: Principal, query: { project_id?: number; format?: FormatName; skip: number; limit: number }) {
+      const { skip, limit } = query;
+      const rows = await datasets.list(principal, { projectId: query.project_id, format: query.format, skip, limit });
+      if (rows.length === 0) throw unauthorized();
+      return {
+        datasets: rows.flatMap(({ dataset }) => (dataset ? [toListed(dataset)] : [])),
+        total: rows[0]?.total ?? 0,
+        skip,
+        limit,
+      };
+    },
+
+    /** @throws UNAUTHORIZED · DATASET_NOT_FOUND for an unknown one and for one the caller may not read */
+    async get(principal: Principal, datasetId: string) {
+      const found = await datasets.find(principal, datasetId);
+      if (found === undefined) throw unauthorized();
+      const { dataset, role } = found;
+      if (dataset === null || (role === null && dataset.visibility !== "public")) throw notFound();
+      return toDataset(dataset);
+    },
+
+    /**
+     * One page of the files of a dataset; the caller has proved its right to them.
+     * @param cursor `next_cursor` of the page before
+     * @throws DATASET_NOT_FOUND · VALIDATION_ERROR for a bad cursor
+     */
+    async manifestPage(datasetId: string, cursor: string | undefined) {
+      const after =
+        cursor === undefined ? 0 : readCursor(cursor, CURSOR_KIND, z.tuple([z.number().int().min(1)]), "cursor")[0];
+      const rows = await datasets.filesAfter(datasetId, after, MANIFEST_PAGE + 1);
+      const [first] = rows;
+      if (first === undefined) throw notFound();
+      const files = rows
+        .slice(0, MANIFEST_PAGE)
+        .flatMap(({ file }) =>
+          file ? [{ file_id: file.fileId, path: file.path, size: file.sizeBytes, sha256: file.sha256 }] : [],
+        );
+      const last = files.at(-1);
+      return {
+        dataset_id: datasetId,
+        content_hash: first.contentHash,
+        files,
+        next_cursor: rows.length > MANIFEST_PAGE && last ? writeCursor(CURSOR_KIND, [last.file_id]) : null,
+      };
+    },
+
+    /**
+     * One file of a dataset, ready to be served whole, by range or by hash; the caller has proved its right to it.
+     * @throws FILE_NOT_FOUND
+     */
+    async fileContent(datasetId: string, fileId: number): Promise<Content> {
+      const file = await datasets.file(datasetId, fileId);
+      if (file === undefined) throw new AppError("FILE_NOT_FOUND", "File not found");
+      const name = baseName(file.path);
+      const isImage = isImagePath(name);
+      return {
+        sizeBytes: file.sizeBytes,
+        sha256: file.sha256,
+        contentType: isImage ? imageType(name) : "application/octet-stream",
+        ...(isImage ? {} : { downloadName: name }),
+        open: (range: ByteRange | null) =>
+          openRange(
+            bucket,
+            {
+              storageKey: file.storageKey,
+              offset: file.zipOffset ?? 0,
+              packedBytes: file.compressedSizeBytes ?? file.sizeBytes,
+              sizeBytes: file.sizeBytes,
+              deflated: file.method === 8,
+            },
+            range,
+          ),
+      };
+    },
+  };
+}
+
+const IMAGE_TYPES: ReadonlyMap<string, string> = new Map([
+  ["jpg", "image/jpeg"],
+  ["jpeg", "image/jpeg"],
+  ["png", "image/png"],
+  ["bmp", "image/bmp"],
+  ["gif", "image/gif"],
+  ["tif", "image/tiff"],
+  ["tiff", "image/tiff"],
+  ["webp", "image/webp"],
+]);
+
+const imageType = (name: string): string =>
+  IMAGE_TYPES.get(name.slice(name.lastIndexOf(".") + 1).toLowerCase()) ?? "application/octet-stream";
