@@ -3,6 +3,8 @@ import { parseConfig } from "./config.ts";
 import { createDb } from "./db/client.ts";
 import { createDatasetRepository } from "./training/datasets/repository.ts";
 import { createDatasetService } from "./training/datasets/service.ts";
+import { createInferenceRepository } from "./training/inference/repository.ts";
+import { createInferenceService } from "./training/inference/service.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
 import { createJobService } from "./training/jobs/service.ts";
 import { createProjectRepository } from "./training/projects/repository.ts";
@@ -41,6 +43,7 @@ function build(env: Env) {
       now,
     }),
     attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
+    inference: createInferenceService({ inference: createInferenceRepository(db), sessions: env.MODEL_SESSION }),
     validations: createValidationService({ validations: createValidationRepository(db) }),
   };
 }

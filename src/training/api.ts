@@ -4,6 +4,7 @@ import { createApi, createRouter } from "../http/create-api.ts";
 import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
 import { datasetRoutes } from "./datasets/routes.ts";
+import { inferenceRoutes } from "./inference/routes.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { modelRoutes } from "./models/routes.ts";
 import { projectRoutes } from "./projects/routes.ts";
@@ -20,6 +21,7 @@ export function createTrainingApi() {
   users.route("/", configRoutes);
   users.route("/", jobRoutes);
   users.route("/", validationRoutes);
+  users.route("/", inferenceRoutes);
 
   const api = createApi(trainingEnvelope);
   api.route("/", authRoutes);

@@ -29,7 +29,6 @@ export type InferRequest = {
 
 export type InferAnswer = {
   predictions: Prediction[];
-  image: { type: string; width: number; height: number };
   /** Whether the model had to be loaded for this call. */
   cold: boolean;
   /**
@@ -93,10 +92,8 @@ export class ModelSession extends DurableObject<Env> {
 
       const predictions = classify(outputs.value, manifest, request.topK);
       if (!predictions.ok) return predictions;
-      const { type, width, height } = header.value;
       return ok({
         predictions: predictions.value,
-        image: { type, width, height },
         cold: !kept,
         timings: { queueMs: startedAt - queuedAt, loadMs },
       });
