@@ -124,8 +124,9 @@ async function unpack(
   const packed = await reader.take(entry.compressedSizeBytes);
   if (packed === null) return damaged(entry, "is cut off");
   try {
-    content.add(inflateRawSync(packed, { maxOutputLength: Math.max(1, entry.sizeBytes) }));
-    return ok(undefined);
+    const { buffer, engine } = inflateWithInfo(packed, entry.sizeBytes);
+    content.add(buffer);
+    return engine.bytesWritten === packed.length ? ok(undefined) : damaged(entry, BYTES_BEHIND);
   } catch (error) {
     // Going over the limit is a RangeError, in Node and in the Worker alike.
     return damaged(entry, error instanceof RangeError ? UNPACKS_TO_MORE : CANNOT_BE_UNPACKED);
@@ -155,8 +156,9 @@ async function unpackStreaming(
       yield next.value;
     }
   }
+  const inflate = createInflateRaw();
   try {
-    await pipeline(Readable.from(packed()), createInflateRaw(), async (unpacked: AsyncIterable<Uint8Array>) => {
+    await pipeline(Readable.from(packed()), inflate, async (unpacked: AsyncIterable<Uint8Array>) => {
       for await (const chunk of unpacked) {
         tooMuch ||= content.sizeBytes + chunk.length > entry.sizeBytes;
         if (tooMuch) break;
@@ -169,11 +171,23 @@ async function unpackStreaming(
   rethrow(sourceFailure);
   if (tooMuch) return damaged(entry, UNPACKS_TO_MORE);
   // Data that ended early or made no sense leave the content short, which the caller reports.
-  return ok(undefined);
+  const isWhole = content.sizeBytes === entry.sizeBytes;
+  return isWhole && inflate.bytesWritten < entry.compressedSizeBytes ? damaged(entry, BYTES_BEHIND) : ok(undefined);
 }
 
 const UNPACKS_TO_MORE = "unpacks to more than the zip says";
 const CANNOT_BE_UNPACKED = "cannot be unpacked";
+/** Unpackers disagree on whether that is an error, and one that serves the entry later does not accept it. */
+const BYTES_BEHIND = "has other bytes behind its packed data";
+
+function inflateWithInfo(
+  packed: Uint8Array,
+  maxBytes: number,
+): { buffer: Uint8Array; engine: { bytesWritten: number } } {
+  const unpacked: unknown = inflateRawSync(packed, { maxOutputLength: Math.max(1, maxBytes), info: true });
+  // With `info` the result is an object of the output and the engine; its published type is the output alone.
+  return unpacked as { buffer: Uint8Array; engine: { bytesWritten: number } };
+}
 
 function rethrow(failure: { error: unknown } | null): void {
   if (failure) throw failure.error;
