@@ -105,7 +105,7 @@ export async function dataset(
       fileId: i + 1,
       path,
       sizeBytes: bytes.byteLength,
-      sha256: await sha256Hex(bytes),
+      sha256: await sha256Hex(Uint8Array.from(bytes)),
       storageKey,
     });
   }
