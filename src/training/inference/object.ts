@@ -2,14 +2,13 @@ import { DurableObject } from "cloudflare:workers";
 import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
-import { codecMemoryBytes, decodeImage } from "./codecs.ts";
 import { Gate } from "./gate.ts";
 import { MAX_IMAGE_BYTES, readImageHeader } from "./image-header.ts";
 import { checkModelSize } from "./limits.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { checkModelFacts, readModelFacts } from "./model-file.ts";
 import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
-import { OnnxModel, onnxMemoryBytes } from "./onnx-runtime.ts";
+import type { OnnxModel } from "./onnx-runtime.ts";
 import { classify, type Prediction } from "./postprocess.ts";
 import { imageToTensor } from "./preprocess.ts";
 
@@ -47,6 +46,17 @@ const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_00
 const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES);
 
 /**
+ * The WebAssembly half. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
+ * most never see an image.
+ */
+const loadWasm = async () => {
+  const [onnx, codecs] = await Promise.all([import("./onnx-runtime.ts"), import("./codecs.ts")]);
+  return { ...onnx, ...codecs };
+};
+
+type Wasm = Awaited<ReturnType<typeof loadWasm>>;
+
+/**
  * Answers images with one model: the object's name is the hash of the model's content (and a replica number), so that a
  * model stays loaded where its requests go. Holds nothing that has to survive.
  */
@@ -65,9 +75,10 @@ export class ModelSession extends DurableObject<Env> {
     const queuedAt = Date.now();
     const turn = await gate.run(request.image.byteLength, async (): Promise<Result<InferAnswer, InferFailure>> => {
       const startedAt = Date.now();
+      const wasm = await loadWasm();
       const hash = external ? `${model.sha256}+${external.sha256}` : model.sha256;
       const kept = shelf.get(hash);
-      const loaded = kept ? ok(kept) : await this.#load(hash, model, external);
+      const loaded = kept ? ok(kept) : await this.#load(wasm, hash, model, external);
       if (!loaded.ok) return loaded;
       const session = loaded.value;
       const signature = session.check(manifest);
@@ -76,7 +87,7 @@ export class ModelSession extends DurableObject<Env> {
       if (!kept) await scheduler.wait(0);
       const loadMs = Date.now() - startedAt;
 
-      const pixels = await decodeImage(request.image, header.value);
+      const pixels = await wasm.decodeImage(request.image, header.value);
       if (!pixels.ok) return pixels;
       const tensor = imageToTensor(pixels.value, manifest.input, header.value.orientation);
 
@@ -102,6 +113,7 @@ export class ModelSession extends DurableObject<Env> {
   }
 
   async #load(
+    wasm: Wasm,
     hash: string,
     model: StoredFile,
     external: InferRequest["external"],
@@ -117,14 +129,14 @@ export class ModelSession extends DurableObject<Env> {
 
     const data = external && weights.value ? { path: external.path, data: weights.value } : null;
     const opened = await shelf.open(hash, openBytes(model.sizeBytes, external?.sizeBytes ?? 0), () =>
-      OnnxModel.open(graph.value, data),
+      wasm.OnnxModel.open(graph.value, data),
     );
     logger.info("model loaded", {
       ok: opened.ok,
       sha256: model.sha256,
       bytes: model.sizeBytes + (external?.sizeBytes ?? 0),
-      onnxWasmBytes: onnxMemoryBytes(),
-      codecWasmBytes: codecMemoryBytes(),
+      onnxWasmBytes: wasm.onnxMemoryBytes(),
+      codecWasmBytes: wasm.codecMemoryBytes(),
       models: shelf.size,
     });
     return opened;
