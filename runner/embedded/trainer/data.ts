@@ -68,9 +68,9 @@ export async function findSamples(
   return ok({ classNames, samples, warnings: warnings.map(({ message }) => message) });
 }
 
-/** Sizes are left at 0: only the server's own warnings are about them. */
+/** None for a folder that cannot be read. Sizes are left at 0: only the server's own warnings are about them. */
 async function listFiles(dataDir: string): Promise<DatasetFile[]> {
-  const entries = await readdir(dataDir, { recursive: true, withFileTypes: true });
+  const entries = await readdir(dataDir, { recursive: true, withFileTypes: true }).catch(() => []);
   return entries
     .filter((entry) => entry.isFile())
     .map((entry) => relative(dataDir, join(entry.parentPath, entry.name)).split(sep).join("/"))

@@ -22,7 +22,8 @@ const LIMITS: ImageLimits = {
   pixels: { png: 60_000_000, jpeg: 60_000_000, webp: 60_000_000 },
 };
 
-type Decoder = { decode(bytes: Uint8Array, keepOrientation?: boolean): Pixels | null };
+/** The bindings count their arguments: WebP takes the file alone, JPEG also whether to turn it upright. */
+type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): Pixels | null };
 
 /** What is used of the options of an Emscripten module. */
 type DecoderFactory = (options: {
@@ -39,11 +40,13 @@ type DecoderFactory = (options: {
 class Codec {
   readonly #create: DecoderFactory;
   readonly #module: WebAssembly.Module;
+  readonly #more: boolean[];
   #decoder: Decoder | null = null;
 
-  constructor(create: DecoderFactory, module: WebAssembly.Module) {
+  constructor(create: DecoderFactory, module: WebAssembly.Module, more: boolean[] = []) {
     this.#create = create;
     this.#module = module;
+    this.#more = more;
   }
 
   /** Null when the decoder refuses the file. */
@@ -59,7 +62,7 @@ class Codec {
       },
     });
     try {
-      return this.#decoder.decode(bytes, false);
+      return this.#decoder.decode(bytes, ...this.#more);
     } catch {
       this.#decoder = null;
       return null;
@@ -71,7 +74,7 @@ const compile = async (specifier: string) =>
   WebAssembly.compile(await readFile(new URL(import.meta.resolve(specifier))));
 
 export async function loadDecoder(): Promise<DecodeImage> {
-  const jpeg = new Codec(createJpegDecoder, await compile("@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm"));
+  const jpeg = new Codec(createJpegDecoder, await compile("@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm"), [false]);
   const webp = new Codec(createWebpDecoder, await compile("@jsquash/webp/codec/dec/webp_dec.wasm"));
   return async (bytes) => {
     const header = readImageHeader(bytes, LIMITS);

@@ -6,8 +6,9 @@ import { parseConfig, type TrainerConfig } from "./config.ts";
 import { type DataFailure, findSamples, loadData } from "./data.ts";
 import { CheckpointStore } from "./files.ts";
 import { loadDecoder } from "./images.ts";
+import { FILTERS, MAX_WEIGHTS, parameterCount } from "./network.ts";
 import { decodeState, type TrainerState, whyUnfit } from "./state.ts";
-import { freshState, manifestOf, train } from "./train.ts";
+import { manifestOf, startingState, train } from "./train.ts";
 
 /**
  * The child process that trains one job: `node main.ts JOB_FILE`, started by the agent with an IPC channel. This file is
@@ -48,12 +49,17 @@ function listen(): void {
   process.stderr.on("error", () => {});
 }
 
-/** Resolves when the message has left, or could not: a lost agent is noticed by the disconnect, not here. */
-const send = (message: TrainerMessage) =>
-  new Promise<void>((resolve) => {
+const agentGone = new Promise<void>((resolve) => void process.once("disconnect", resolve));
+
+/** Resolves when the message has left, or cannot any more: a lost agent is noticed by the disconnect, not here. */
+const send = (message: TrainerMessage) => {
+  const sent = new Promise<void>((resolve) => {
     if (!process.send || !process.connected) resolve();
     else process.send(message, undefined, undefined, () => resolve());
   });
+  // A message that is on its way when the channel closes is never called back.
+  return Promise.race([sent, agentGone]);
+};
 
 const log = (line: string) => void process.stdout.write(`${line}\n`);
 const warn = (line: string) => void process.stderr.write(`warning: ${line}\n`);
@@ -68,7 +74,22 @@ async function main(): Promise<Finish> {
   if (!samples.ok) return dataFailure(samples.error);
   for (const line of samples.value.warnings) warn(line);
 
-  const resumed = await readState(job, config, samples.value.classNames);
+  const { classNames } = samples.value;
+  const weights = parameterCount({
+    size: config.input.size,
+    channels: 3,
+    classes: classNames.length,
+    filters: FILTERS,
+  });
+  if (weights > MAX_WEIGHTS) {
+    const shape = `${classNames.length} classes and images of ${config.input.size} pixels`;
+    return {
+      reason: "invalid_config",
+      message: `image_size: ${shape} need ${weights} weights, at most ${MAX_WEIGHTS}`,
+    };
+  }
+
+  const resumed = await readState(job, config, classNames);
   if (!resumed.ok) return { reason: "checkpoint_corrupt", message: resumed.message };
 
   const loaded = await loadData({
@@ -94,9 +115,9 @@ async function main(): Promise<Finish> {
   }
 
   const { state } = resumed;
-  const goesOn = state !== null && job.resume?.weightsOnly !== true;
+  const from = state && { state, weightsOnly: job.resume?.weightsOnly === true };
   const store = new CheckpointStore(join(job.workDir, "checkpoints"), config.keepCheckpoints);
-  const outcome = await train(config, data, goesOn ? state : freshState(config, manifestOf(data), state), {
+  const outcome = await train(config, data, startingState(config, manifestOf(data), from), {
     send,
     save: (checkpoint) => store.save(checkpoint),
     log,

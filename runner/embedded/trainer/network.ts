@@ -63,6 +63,9 @@ export function parameters({ size, channels, classes, filters }: NetworkShape): 
 export const parameterCount = (shape: NetworkShape): number =>
   parameters(shape).reduce((sum, { length }) => sum + length, 0);
 
+/** A model with more is too large for inference in the Worker (20 MB in one file), and for patience on a CPU. */
+export const MAX_WEIGHTS = 5_000_000;
+
 /** Random weights, biases 0. Before a ReLU the variance is 2 / inputs (He et al. 2015), else 1 / inputs. */
 export function initialWeights(shape: NetworkShape, random: Random): Float32Array<ArrayBuffer> {
   const weights = new Float32Array(parameterCount(shape));

@@ -131,7 +131,7 @@ const POOL = { kernel_shape: [2, 2], strides: [2, 2] };
 /**
  * ModelProto with input `input` [batch, channels, size, size] (float32, any batch) and output `logits` [batch, classes].
  */
-export function encodeOnnx(shape: NetworkShape, weights: Float32Array): Uint8Array {
+export function encodeOnnx(shape: NetworkShape, weights: Float32Array): Uint8Array<ArrayBuffer> {
   const nodes = [
     node("Conv", ["input", "conv1.weight", "conv1.bias"], "conv1", CONV),
     node("Relu", ["conv1"], "relu1"),
@@ -156,5 +156,6 @@ export function encodeOnnx(shape: NetworkShape, weights: Float32Array): Uint8Arr
     text(opset, 1, "");
     integer(opset, 2, OPSET);
   });
-  return writer.finish();
+  // Under Node the writer makes a Buffer, which only looks like plain bytes.
+  return Uint8Array.from(writer.finish());
 }

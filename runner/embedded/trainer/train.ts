@@ -49,15 +49,18 @@ export function manifestOf(data: Pick<TrainingData, "classNames" | "input">): Ch
   };
 }
 
-/** The state before the first epoch, with random weights or those given. */
-export function freshState(
+/**
+ * Where a run begins: at a state that it goes on from, at epoch 1 with the weights of one, or at epoch 1 with random ones.
+ */
+export function startingState(
   config: Pick<TrainerConfig, "seed" | "optimizer">,
   manifest: CheckpointManifest,
-  given: Pick<TrainerState, "filters" | "optimizer"> | null = null,
+  from: { state: TrainerState; weightsOnly: boolean } | null,
 ): TrainerState {
-  const filters = given?.filters ?? FILTERS;
+  if (from !== null && !from.weightsOnly) return from.state;
+  const filters = from?.state.filters ?? FILTERS;
   const shape = networkShape({ manifest, filters });
-  const weights = given?.optimizer.weights ?? initialWeights(shape, createRandom(config.seed, STREAM.weights));
+  const weights = from?.state.optimizer.weights ?? initialWeights(shape, createRandom(config.seed, STREAM.weights));
   return {
     manifest,
     filters,
