@@ -19,6 +19,8 @@ interface Step {
   make: (source: Uint8Array) => Uint8Array;
 }
 
+const asIs = (source: Uint8Array) => source;
+
 const steps: Step[] = [
   {
     // ONNX Runtime is published for threads only. Shared memory is not counted by V8 and cannot be capped.
@@ -36,9 +38,12 @@ const steps: Step[] = [
     target: "vendor/webp-decoder.wasm",
     make: (wasm) => importMemory(wasm).wasm,
   },
+  // The documents page needs no CDN.
+  { source: "swagger-ui-dist/swagger-ui-bundle.js", target: "public/docs/assets/swagger-ui-bundle.js", make: asIs },
+  { source: "swagger-ui-dist/swagger-ui.css", target: "public/docs/assets/swagger-ui.css", make: asIs },
 ];
 
-/** Written beside each product: what it was made from. Size and time of the source spare hashing 14 MB every time. */
+/** Written for each product: what it was made from. Size and time of the source spare hashing 14 MB every time. */
 interface Stamp {
   source: string;
   sourceSizeBytes: number;
@@ -52,8 +57,10 @@ const makers = createHash("sha256")
   .update(readFileSync(join(root, "scripts/lib/wasm-patch.ts")))
   .digest("hex");
 
-function upToDate(target: string, stamp: Stamp): boolean {
-  const stampFile = `${target}.stamp`;
+/** Not beside the product: what lies in `public/` is served. */
+const stampFileOf = (step: Step): string => join(root, "vendor/.stamps", `${step.target.replaceAll("/", "_")}.json`);
+
+function upToDate(target: string, stampFile: string, stamp: Stamp): boolean {
   return existsSync(target) && existsSync(stampFile) && readFileSync(stampFile, "utf8") === JSON.stringify(stamp);
 }
 
@@ -69,10 +76,12 @@ for (const step of steps) {
   const target = join(root, step.target);
   const { size, mtimeMs } = statSync(sourcePath);
   const stamp: Stamp = { source: step.source, sourceSizeBytes: size, sourceTimeMs: Math.trunc(mtimeMs), makers };
-  if (upToDate(target, stamp)) continue;
+  const stampFile = stampFileOf(step);
+  if (upToDate(target, stampFile, stamp)) continue;
   mkdirSync(dirname(target), { recursive: true });
+  mkdirSync(dirname(stampFile), { recursive: true });
   const product = step.make(readFileSync(sourcePath));
   writeWhole(target, product);
-  writeWhole(`${target}.stamp`, JSON.stringify(stamp));
+  writeWhole(stampFile, JSON.stringify(stamp));
   console.log(`gen: ${step.target} (${(product.length / 1024).toFixed(0)} KiB from ${step.source})`);
 }

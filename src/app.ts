@@ -1,9 +1,10 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "./http/create-api.ts";
 import { breedingEnvelope, renderProblem, toProblem, trainingEnvelope } from "./http/problem.ts";
+import { pageRoutes } from "./pages/routes.ts";
 import { servicesFor } from "./services.ts";
 import { AppError } from "./shared/errors.ts";
-import { createTrainingApi } from "./training/api.ts";
+import { createTrainingApi, PREFIX } from "./training/api.ts";
 
 const envelopeOf = (path: string) =>
   path.startsWith("/api/") && !path.startsWith("/api/v1/") ? breedingEnvelope : trainingEnvelope;
@@ -22,7 +23,8 @@ export function createApp() {
   });
 
   app.get("/healthz", (c) => c.json({ status: "ok" }, 200));
-  app.route("/api/v1", createTrainingApi());
+  app.route(PREFIX, createTrainingApi());
+  app.route("/", pageRoutes);
 
   app.notFound((c) => renderProblem(c, envelopeOf(c.req.path), new AppError("NOT_FOUND", "Not found")));
   app.onError((thrown, c) => renderProblem(c, envelopeOf(c.req.path), toProblem(thrown, c.get("requestId"))));

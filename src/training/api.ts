@@ -1,6 +1,7 @@
 import { requireUser } from "../auth/bearer.ts";
 import { authRoutes } from "../auth/routes.ts";
 import { createApi, createRouter } from "../http/create-api.ts";
+import { serveDocument } from "../http/openapi.ts";
 import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
 import { datasetRoutes } from "./datasets/routes.ts";
@@ -10,6 +11,15 @@ import { modelRoutes } from "./models/routes.ts";
 import { projectRoutes } from "./projects/routes.ts";
 import { attemptRoutes, runnerRoutes } from "./runners/routes.ts";
 import { validationRoutes } from "./validation/routes.ts";
+
+export const PREFIX = "/api/v1";
+
+const INFO = {
+  title: "cultivar Training API",
+  version: "1.0.0",
+  description:
+    "A vision-model training platform: datasets, training jobs on external runners, metrics, logs, validation, inference.",
+};
 
 /** The Training API below `/api/v1`: open routes, the runners' routes with their own credentials, and the users' routes. */
 export function createTrainingApi() {
@@ -24,6 +34,7 @@ export function createTrainingApi() {
   users.route("/", inferenceRoutes);
 
   const api = createApi(trainingEnvelope);
+  serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"]);
   api.route("/", authRoutes);
   api.route("/", runnerRoutes);
   api.route("/", attemptRoutes);
