@@ -132,6 +132,8 @@ class Input {
   /** Adds the next chunk to the window. @throws MultipartError `cut_off` at the end of the stream */
   async more(): Promise<void> {
     let chunk: Uint8Array | undefined;
+    // The next read takes the window's memory back; what is left in it is little, so it is copied.
+    this.window = this.window.slice();
     do {
       try {
         chunk = await this.#chunks.read();

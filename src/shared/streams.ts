@@ -2,19 +2,25 @@
 const READ_BYTES = 64 * 1024;
 
 export type ChunkReader = {
-  /** The next chunk, undefined at the end. Each chunk is the caller's to keep. */
+  /** The next chunk, undefined at the end. It is valid until the next call: copy what must stay. */
   read(): Promise<Uint8Array | undefined>;
   cancel(): Promise<void>;
 };
 
-/** Reads in large chunks where the stream is a byte stream (request bodies and R2 objects are), in its own chunks elsewhere. */
+/**
+ * Reads in large chunks where the stream is a byte stream (request bodies and R2 objects are), in its own chunks elsewhere.
+ * One buffer goes back and forth, so that a body of 100 MB leaves no 100 MB of garbage.
+ */
 export function openChunkReader(stream: ReadableStream<Uint8Array>): ChunkReader {
   const byob = tryByob(stream);
   if (byob) {
+    let buffer = new ArrayBuffer(READ_BYTES);
     return {
       read: async () => {
-        const { value, done } = await byob.read(new Uint8Array(READ_BYTES));
-        return done ? undefined : value;
+        const { value, done } = await byob.read(new Uint8Array(buffer));
+        if (done) return undefined;
+        buffer = value.buffer;
+        return value;
       },
       cancel: () => byob.cancel(),
     };
@@ -38,7 +44,10 @@ function tryByob(stream: ReadableStream<Uint8Array>): ReadableStreamBYOBReader |
   }
 }
 
-/** Takes a stream apart by position: exact reads, skips, and stretches handed on chunk by chunk. */
+/**
+ * Takes a stream apart by position: exact reads, skips, and stretches handed on chunk by chunk. What it hands out is valid
+ * until the next call.
+ */
 export class SequentialReader {
   readonly #chunks: ChunkReader;
   #window: Uint8Array = new Uint8Array(0);

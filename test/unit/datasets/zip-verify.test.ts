@@ -53,6 +53,23 @@ const refusal = async (zip: Uint8Array) => {
   return result.ok ? null : result.error.message;
 };
 
+/** A byte stream: its readers lend one buffer again and again, as those of R2 objects do. */
+const byteStreamOf = (bytes: Uint8Array, chunkBytes: number) => {
+  let at = 0;
+  return new ReadableStream({
+    type: "bytes",
+    pull(controller) {
+      const chunk = bytes.slice(at, at + chunkBytes);
+      at += chunk.length;
+      if (chunk.length > 0) controller.enqueue(chunk);
+      else {
+        controller.close();
+        controller.byobRequest?.respond(0);
+      }
+    },
+  });
+};
+
 const noise = (length: number) => {
   const bytes = new Uint8Array(length);
   let state = 12345;
@@ -94,6 +111,32 @@ describe("verifyZip", () => {
           Buffer.from(v.entry.method === 8 ? deflateRawSync(content) : content),
         );
       }
+    });
+  }
+
+  for (const chunkBytes of [5, 999, 1 << 16]) {
+    it(`hashes every entry of a byte stream in chunks of ${chunkBytes}, large entries too`, async ({ expect }) => {
+      const more = [...entries, { name: "large.bin", content: noise(chunkBytes < 100 ? 2_000 : 3_000_000) }];
+      const zip = makeZip([...more, { name: "last.txt", content: "end" }]);
+      const directory = await readZipDirectory(async (at, length) => zip.slice(at, at + length), zip.length);
+      if (!directory.ok) throw new Error("sound zip expected");
+      const hashes = new Map<string, string>();
+      const stream = byteStreamOf(zip, chunkBytes);
+      const result = await verifyZip<ZipProblem>(
+        stream,
+        directory.value.entries,
+        () => false,
+        (v) => {
+          hashes.set(v.entry.path, v.sha256);
+          return ok(undefined);
+        },
+      );
+      expect(result).toEqual({ ok: true, value: undefined });
+      for (const { name, content } of more) {
+        const hash = hashes.get(String(name));
+        if (hash !== undefined) expect(hash, String(name)).toBe(sha256(content ?? ""));
+      }
+      expect(hashes.size).toBe(10);
     });
   }
 

@@ -108,6 +108,33 @@ describe("a multipart body", () => {
     }
   });
 
+  it("is read the same from a byte stream, whose readers lend one buffer, in chunks of every size", async ({
+    expect,
+  }) => {
+    for (let size = 1; size <= 40; size++) {
+      let at = 0;
+      const stream = new ReadableStream({
+        type: "bytes",
+        pull(controller) {
+          const chunk = body.slice(at, at + size);
+          at += chunk.length;
+          if (chunk.length > 0) controller.enqueue(chunk);
+          else {
+            controller.close();
+            controller.byobRequest?.respond(0);
+          }
+        },
+      });
+      const seen: Seen[] = [];
+      for await (const { name, filename, contentType, body: content } of parseMultipart(stream, "XX")) {
+        const pieces: Uint8Array[] = [];
+        for await (const chunk of content) pieces.push(chunk.slice());
+        seen.push({ name, filename, contentType, bytes: concat(pieces) });
+      }
+      expect(shown(seen), `chunks of ${size}`).toEqual(expected);
+    }
+  });
+
   it("made by the platform's own FormData comes back as it went in", async ({ expect }) => {
     const bytes = new Uint8Array(100_000).map((_, i) => (i * 7919) & 255);
     const data = new FormData();

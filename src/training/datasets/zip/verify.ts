@@ -76,13 +76,13 @@ async function verifyEntry(
   await reader.skipTo(entry.headerOffset);
   const header = await reader.take(LOCAL_HEADER_BYTES);
   if (header === null) return damaged(entry, "is cut off");
-  const local = new DataView(header.buffer, header.byteOffset, header.length);
-  const nameLength = local.getUint16(26, true);
-  const name = await reader.take(nameLength);
+  const local = readLocalHeader(header);
+  const name = await reader.take(local.nameLength);
   if (name === null) return damaged(entry, "is cut off");
-  if (!agrees(local, name, entry))
+  if (!agrees(local, name, entry)) {
     return damaged(entry, "is described differently in the zip's directory and before its data");
-  const dataOffset = entry.headerOffset + LOCAL_HEADER_BYTES + nameLength + local.getUint16(28, true);
+  }
+  const dataOffset = entry.headerOffset + LOCAL_HEADER_BYTES + local.nameLength + local.extraLength;
   if (!(await reader.skipTo(dataOffset))) return damaged(entry, "is cut off");
 
   const content = new ContentCheck(entry.sizeBytes, keep);
@@ -95,16 +95,34 @@ async function verifyEntry(
   return ok({ entry, dataOffset, sha256: content.sha256(), head: content.head, content: content.bytes });
 }
 
-function agrees(local: DataView, name: Uint8Array, entry: ZipEntry): boolean {
-  if (local.getUint32(0, true) !== LOCAL_SIGNATURE) return false;
-  const flags = local.getUint16(6, true);
-  if ((flags & BINDING_FLAGS) !== (entry.flags & BINDING_FLAGS)) return false;
-  if (local.getUint16(8, true) !== entry.method) return false;
+type LocalHeader = ReturnType<typeof readLocalHeader>;
+
+function readLocalHeader(bytes: Uint8Array) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return {
+    signature: view.getUint32(0, true),
+    flags: view.getUint16(6, true),
+    method: view.getUint16(8, true),
+    crc32: view.getUint32(14, true),
+    compressedSizeBytes: view.getUint32(18, true),
+    sizeBytes: view.getUint32(22, true),
+    nameLength: view.getUint16(26, true),
+    extraLength: view.getUint16(28, true),
+  };
+}
+
+function agrees(local: LocalHeader, name: Uint8Array, entry: ZipEntry): boolean {
+  if (local.signature !== LOCAL_SIGNATURE || local.method !== entry.method) return false;
+  if ((local.flags & BINDING_FLAGS) !== (entry.flags & BINDING_FLAGS)) return false;
   if (name.length !== entry.nameLength || crc32(name) !== entry.nameCrc32) return false;
   // With a descriptor the real values stand behind the data, and these are zero.
-  if (flags & FLAG_DESCRIPTOR) return true;
-  const is = (at: number, value: number) => local.getUint32(at, true) === value || local.getUint32(at, true) === MAX_32;
-  return local.getUint32(14, true) === entry.crc32 && is(18, entry.compressedSizeBytes) && is(22, entry.sizeBytes);
+  if (local.flags & FLAG_DESCRIPTOR) return true;
+  const is = (value: number, expected: number) => value === expected || value === MAX_32;
+  return (
+    local.crc32 === entry.crc32 &&
+    is(local.compressedSizeBytes, entry.compressedSizeBytes) &&
+    is(local.sizeBytes, entry.sizeBytes)
+  );
 }
 
 /** Reads the entry's data and feeds its content to `content`; stops as soon as there is more than was declared. */
@@ -153,7 +171,8 @@ async function unpackStreaming(
         return;
       }
       if (next.done) return;
-      yield next.value;
+      // The inflater may hold a chunk while the next one is read.
+      yield next.value.slice();
     }
   }
   const inflate = createInflateRaw();
