@@ -10,7 +10,7 @@ import type {
   DatasetWarning,
   FormatProblem,
   FormatReading,
-  Placement,
+  SplitName,
 } from "./formats/types.ts";
 import { compareCodePoints } from "./paths.ts";
 import {
@@ -27,20 +27,24 @@ import { verifyZip } from "./zip/verify.ts";
  * given and writes nothing.
  */
 
-/** One file inside the stored object. */
-export type ContentFacts = {
+/**
+ * One file inside the stored object. Made once per file and completed in place: there may be tens of thousands of them in
+ * an isolate of 128 MB.
+ */
+export type IndexedFile = {
   path: string;
   sizeBytes: number;
   sha256: string;
-  /** The first bytes, to tell pictures from what only has their name. */
-  head: Uint8Array;
+  /** Whether the content begins like a picture, whatever its name says. */
+  looksLikeImage: boolean;
   /** Where its data begin in the object, and how they are packed (zip methods 0 and 8). */
   dataOffset: number;
   compressedSizeBytes: number;
   method: 0 | 8;
+  /** Known once the dataset was read. */
+  split: SplitName | null;
+  label: string | null;
 };
-
-export type IndexedFile = Omit<ContentFacts, "head"> & Placement;
 
 export type DatasetContent = {
   summary: DatasetSummary;
@@ -87,7 +91,7 @@ export async function readZipContent(
   if (!opened.ok) return invalid(opened.error);
   const { reading, strippedPrefix } = opened.value;
   const annotations = new AnnotationTexts(reading, strippedPrefix);
-  const files: ContentFacts[] = [];
+  const files: IndexedFile[] = [];
 
   for (const entry of entries) {
     const tooLong = annotations.wants(entry.path) && annotations.sizeProblem(entry.path, entry.sizeBytes);
@@ -97,9 +101,20 @@ export async function readZipContent(
     await object.stream(0),
     entries,
     (path) => annotations.wants(path),
-    ({ entry, content, ...facts }) => {
+    ({ entry, content, head, sha256, dataOffset }) => {
       const { path, sizeBytes, compressedSizeBytes, method } = entry;
-      files.push({ path, sizeBytes, compressedSizeBytes, method, ...facts });
+      const isImage = looksLikeImage(head);
+      files.push({
+        path,
+        sizeBytes,
+        sha256,
+        looksLikeImage: isImage,
+        dataOffset,
+        compressedSizeBytes,
+        method,
+        split: null,
+        label: null,
+      });
       return content === null ? ok(undefined) : annotations.take(path, content);
     },
   );
@@ -112,7 +127,7 @@ export async function readZipContent(
 /** Reads the annotation files of loose files that stand one behind the other in the stored object. */
 export async function readLooseContent(
   object: StoredObject,
-  files: readonly ContentFacts[],
+  files: IndexedFile[],
   format: DatasetFormat,
 ): Promise<Result<DatasetContent, ContentFailure>> {
   const opened = openFormat(format, files);
@@ -137,11 +152,11 @@ export async function readLooseContent(
 }
 
 /** Reads files in the order of their offsets: few by their ranges, many in one pass. */
-async function openReads(object: StoredObject, wanted: readonly ContentFacts[]) {
+async function openReads(object: StoredObject, wanted: readonly IndexedFile[]) {
   const [first] = wanted;
   if (first === undefined || wanted.length <= MAX_SINGLE_READS) {
     return {
-      next: async ({ dataOffset, sizeBytes }: ContentFacts) =>
+      next: async ({ dataOffset, sizeBytes }: IndexedFile) =>
         sizeBytes === 0 ? new Uint8Array(0) : object.read(dataOffset, sizeBytes),
       close: async () => undefined,
     };
@@ -149,7 +164,7 @@ async function openReads(object: StoredObject, wanted: readonly ContentFacts[]) 
   const start = first.dataOffset;
   const reader = new SequentialReader(await object.stream(start));
   return {
-    next: async ({ dataOffset, sizeBytes }: ContentFacts) => {
+    next: async ({ dataOffset, sizeBytes }: IndexedFile) => {
       await reader.skipTo(dataOffset - start);
       const bytes = await reader.take(sizeBytes);
       if (bytes === null) throw new Error("the stored object is shorter than its index");
@@ -189,9 +204,10 @@ class AnnotationTexts {
   }
 }
 
+/** Completes the files and sorts them. */
 function finish(
   reading: FormatReading,
-  stored: readonly ContentFacts[],
+  files: IndexedFile[],
   strippedPrefix: string,
   found: DatasetWarning[],
 ): Result<DatasetContent, ContentFailure> {
@@ -200,14 +216,15 @@ function finish(
   const summary = finished.value;
   const notImages: string[] = [];
   let totalSizeBytes = 0;
-  const files = stored
-    .map(({ head, ...file }) => {
-      const path = file.path.slice(strippedPrefix.length);
-      if (isImagePath(path) && file.sizeBytes > 0 && !looksLikeImage(head)) notImages.push(path);
-      totalSizeBytes += file.sizeBytes;
-      return { ...file, path, ...(summary.placements.get(path) ?? UNPLACED) };
-    })
-    .sort((left, right) => compareCodePoints(left.path, right.path));
+  for (const file of files) {
+    file.path = file.path.slice(strippedPrefix.length);
+    const placement = summary.placements.get(file.path);
+    file.split = placement?.split ?? null;
+    file.label = placement?.label ?? null;
+    totalSizeBytes += file.sizeBytes;
+    if (isImagePath(file.path) && file.sizeBytes > 0 && !file.looksLikeImage) notImages.push(file.path);
+  }
+  files.sort((left, right) => compareCodePoints(left.path, right.path));
   const contentWarnings =
     notImages.length > 0
       ? [
@@ -225,8 +242,6 @@ function finish(
     warnings: [...summary.warnings, ...fileWarnings(files), ...contentWarnings, ...found],
   });
 }
-
-const UNPLACED: Placement = { split: null, label: null };
 
 /**
  * Names the content: SHA-256 over `path NUL sha256 LF` of every file in the order of paths. The same files give the same

@@ -3,7 +3,8 @@ import { MultipartError, type MultipartPart, multipartBoundary, parseMultipart }
 import { AppError } from "../../shared/errors.ts";
 import { keys } from "../../storage/keys.ts";
 import { ObjectWriter } from "../../storage/object-writer.ts";
-import type { ContentFacts } from "./content.ts";
+import type { IndexedFile } from "./content.ts";
+import { looksLikeImage } from "./formats/images.ts";
 import { canonicalPath, fileUsedAsFolder, isLitter } from "./paths.ts";
 import { quoted, STORED } from "./zip/directory.ts";
 import { HEAD_BYTES } from "./zip/verify.ts";
@@ -29,7 +30,7 @@ export const uploadKeys = (datasetId: string): string[] =>
 
 export type UploadedContent =
   | { kind: "zip"; storageKey: string; sizeBytes: number }
-  | { kind: "files"; storageKey: string; files: ContentFacts[]; litterCount: number };
+  | { kind: "files"; storageKey: string; files: IndexedFile[]; litterCount: number };
 
 export type Upload = { fields: Map<string, string>; content: UploadedContent | null };
 
@@ -112,7 +113,7 @@ class FileIntake {
   readonly #bucket: R2Bucket;
   readonly #datasetId: string;
   readonly #paths = new Set<string>();
-  readonly #files: ContentFacts[] = [];
+  readonly #files: IndexedFile[] = [];
   #litterCount = 0;
   #writer: ObjectWriter | null = null;
   #kind: "zip" | "files" | null = null;
@@ -172,10 +173,12 @@ class FileIntake {
       path,
       sizeBytes,
       sha256: hash.digest("hex"),
-      head,
+      looksLikeImage: looksLikeImage(head),
       dataOffset,
       compressedSizeBytes: sizeBytes,
       method: STORED,
+      split: null,
+      label: null,
     });
   }
 

@@ -24,7 +24,9 @@ export function openFormat(format: DatasetFormat, files: readonly DatasetFile[])
   const folder = commonTopFolder(files.map((file) => file.path));
   if (folder === null) return err(asSent.error);
   const strippedPrefix = `${folder}/`;
-  const inner = format.open(files.map((file) => ({ ...file, path: file.path.slice(strippedPrefix.length) })));
+  const inner = format.open(
+    files.map(({ path, sizeBytes }) => ({ path: path.slice(strippedPrefix.length), sizeBytes })),
+  );
   return inner.ok ? ok({ reading: inner.value, strippedPrefix }) : err(inner.error);
 }
 

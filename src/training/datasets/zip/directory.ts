@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
 import { err, ok, type Result } from "../../../shared/result.ts";
 import { canonicalPath, fileUsedAsFolder, isLitter } from "../paths.ts";
-import { decodeName, decodeUtf8, type NameEncoding, unicodePathField, unmarkedEncoding } from "./names.ts";
+import { decodeAscii, decodeName, decodeUtf8, type NameEncoding, unicodePathField, unmarkedEncoding } from "./names.ts";
 
 /**
  * The directory of a zip (PKWARE APPNOTE 6.3.10, with zip64), read and checked before a byte of content is believed.
@@ -25,7 +25,8 @@ export type ZipLimits = {
 };
 
 export const DEFAULT_ZIP_LIMITS: ZipLimits = {
-  maxEntries: 100_000,
+  // The index of 70,000 files and the statement that stores it take about 70 of an isolate's 128 MB.
+  maxEntries: 70_000,
   maxTotalBytes: 4 * 1024 ** 3,
   // Pictures hardly compress; drawn masks and annotation files do, up to about 50. Deflate itself ends at 1,032.
   maxTotalRatio: 100,
@@ -193,11 +194,14 @@ async function readEnd(read: RangeReader, sizeBytes: number): Promise<Result<End
   return ok({ entryCount, offset, length });
 }
 
-type ZipRecord = Omit<ZipEntry, "path" | "method"> & {
+/**
+ * An entry as it stands in the directory. It becomes the entry of the index itself: with tens of thousands of
+ * them, every object less counts.
+ */
+type ZipRecord = Omit<ZipEntry, "method"> & {
   method: number;
-  rawName: Uint8Array;
-  /** Set when the name carries a mark of its encoding. */
-  markedName: string | null;
+  /** The name's bytes, as long as it is not known how to read them; `path` is empty until then. */
+  unreadName: Uint8Array | null;
   fileType: number;
 };
 
@@ -239,17 +243,19 @@ async function readRecords(
       headerOffset: window.getUint32(head + 42, true),
     });
     if (zip64 === null) return damaged();
-    const markedName = markedNameOf(name, extra, flags);
-    if (!markedName.ok) return markedName;
+    const readable = readableName(name, extra, flags);
+    if (!readable.ok) return readable;
     records.push({
-      ...zip64,
+      path: readable.value ?? "",
+      sizeBytes: zip64.sizeBytes,
+      compressedSizeBytes: zip64.compressedSizeBytes,
       crc32: window.getUint32(head + 16, true),
       method: window.getUint16(head + 10, true),
+      headerOffset: zip64.headerOffset,
       flags,
       nameLength,
       nameCrc32: crc32(name),
-      rawName: markedName.value === null ? name.slice() : NO_BYTES,
-      markedName: markedName.value,
+      unreadName: readable.value === null ? name.slice() : null,
       fileType: (window.getUint32(head + 38, true) >>> 16) & TYPE_MASK,
     });
     at += ENTRY_BYTES + nameLength + extraLength + commentLength;
@@ -257,15 +263,14 @@ async function readRecords(
   return at === length ? ok(records) : damaged();
 }
 
-const NO_BYTES = new Uint8Array(0);
-
-function markedNameOf(name: Uint8Array, extra: Uint8Array, flags: number): Result<string | null, ZipProblem> {
+/** The name, if it carries a mark of its encoding or is plain ASCII; null when the other names have to be looked at. */
+function readableName(name: Uint8Array, extra: Uint8Array, flags: number): Result<string | null, ZipProblem> {
+  const ascii = decodeAscii(name);
+  if (ascii !== null) return ok(ascii);
   if (flags & FLAG_UTF8) {
     const decoded = decodeUtf8(name);
-    const shown = decodeName(name, "cp437");
-    return decoded === null
-      ? problem("unsafe_name", "has a name that is not the UTF-8 it claims to be", shown)
-      : ok(decoded);
+    if (decoded !== null) return ok(decoded);
+    return problem("unsafe_name", "has a name that is not the UTF-8 it claims to be", decodeName(name, "cp437"));
   }
   const field = extraField(extra, EXTRA_UNICODE_PATH);
   return ok(field && unicodePathField(field, name));
@@ -277,39 +282,36 @@ function indexRecords(
   directoryOffset: number,
   limits: ZipLimits,
 ): Result<ZipDirectory, ZipProblem> {
-  const nameEncoding = unmarkedEncoding(unmarkedNames(records));
+  const nameEncoding = unmarkedEncoding(unreadNames(records));
   const entries: ZipEntry[] = [];
   const paths = new Set<string>();
-  const spans: { start: number; end: number; name: string }[] = [];
   let totalSizeBytes = 0;
   let totalCompressedBytes = 0;
   let litterCount = 0;
   for (const record of records) {
-    const name = record.markedName ?? decodeName(record.rawName, nameEncoding);
-    const { sizeBytes, compressedSizeBytes, headerOffset, method, flags } = record;
+    if (record.unreadName !== null) record.path = decodeName(record.unreadName, nameEncoding);
+    record.unreadName = null;
+    const name = record.path;
+    const { sizeBytes, compressedSizeBytes } = record;
     const isFolder = name.endsWith("/");
     const path = canonicalPath(isFolder ? name.slice(0, -1) : name);
     if (!path.ok) return problem("unsafe_name", path.error, name);
     if (record.fileType !== TYPE_NONE && record.fileType !== (isFolder ? TYPE_FOLDER : TYPE_REGULAR)) {
       return problem("not_a_file", "is a link or a device, not a file", name);
     }
-    if (flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADER)) {
+    if (record.flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADER)) {
       return problem("encrypted", "is encrypted", name);
     }
-    if ((method !== STORED && method !== DEFLATED) || flags & FLAG_PATCH) {
+    if (!isReadable(record)) {
       return problem(
         "unsupported_method",
-        `uses compression method ${method}; only stored and deflated are read`,
+        `uses compression method ${record.method}; only stored and deflated are read`,
         name,
       );
     }
-    if (method === STORED && sizeBytes !== compressedSizeBytes)
+    if (record.method === STORED && sizeBytes !== compressedSizeBytes) {
       return problem("damaged", "has two different sizes", name);
-    spans.push({
-      start: headerOffset,
-      end: headerOffset + LOCAL_HEADER_BYTES + record.nameLength + compressedSizeBytes,
-      name,
-    });
+    }
     if (isFolder) {
       if (sizeBytes > 0) return problem("not_a_file", "is a folder with content", name);
       continue;
@@ -322,29 +324,19 @@ function indexRecords(
     if (totalSizeBytes > limits.maxTotalBytes) {
       return problem("too_large", `The zip unpacks to more than ${limits.maxTotalBytes} bytes`);
     }
+    record.path = path.value;
     if (isLitter(path.value)) {
       litterCount++;
       continue;
     }
     if (paths.has(path.value)) return problem("duplicate_name", "is in the zip twice", path.value);
     paths.add(path.value);
-    const { crc32, nameLength, nameCrc32 } = record;
-    entries.push({
-      path: path.value,
-      sizeBytes,
-      compressedSizeBytes,
-      crc32,
-      method,
-      headerOffset,
-      flags,
-      nameLength,
-      nameCrc32,
-    });
+    entries.push(record);
   }
   if (totalSizeBytes > TOTAL_RATIO_FLOOR_BYTES && totalSizeBytes > totalCompressedBytes * limits.maxTotalRatio) {
     return problem("ratio", `The zip unpacks to more than ${limits.maxTotalRatio} times its size`);
   }
-  const overlap = findOverlap(spans, directoryOffset);
+  const overlap = findOverlap(records, directoryOffset);
   if (overlap) return overlap;
   const clash = fileUsedAsFolder(paths);
   if (clash !== null) return problem("duplicate_name", "is both a file and a folder", clash);
@@ -353,20 +345,23 @@ function indexRecords(
   return ok({ entries, totalSizeBytes, litterCount, nameEncoding, offset: directoryOffset });
 }
 
-function* unmarkedNames(records: ZipRecord[]): Generator<Uint8Array> {
-  for (const record of records) if (record.markedName === null) yield record.rawName;
+const isReadable = (record: ZipRecord): record is ZipRecord & { method: ZipEntry["method"] } =>
+  (record.method === STORED || record.method === DEFLATED) && !(record.flags & FLAG_PATCH);
+
+function* unreadNames(records: ZipRecord[]): Generator<Uint8Array> {
+  for (const { unreadName } of records) if (unreadName !== null) yield unreadName;
 }
 
-/** Data used twice is how a small zip unpacks to petabytes; no archiver writes it. */
-function findOverlap(spans: { start: number; end: number; name: string }[], directoryOffset: number) {
-  spans.sort((left, right) => left.start - right.start);
+/** Data used twice is how a small zip unpacks to petabytes; no archiver writes it. Sorts the records by their data. */
+function findOverlap(records: ZipRecord[], directoryOffset: number) {
+  records.sort((left, right) => left.headerOffset - right.headerOffset);
   let reached = 0;
-  let before: string | null = null;
-  for (const { start, end, name } of spans) {
-    if (start < reached) return problem("overlap", `uses the same data as ${quoted(before ?? "")}`, name);
-    if (end > directoryOffset) return problem("overlap", "reaches into the zip's directory", name);
-    reached = end;
-    before = name;
+  let before = "";
+  for (const { path, headerOffset, nameLength, compressedSizeBytes } of records) {
+    if (headerOffset < reached) return problem("overlap", `uses the same data as ${quoted(before)}`, path);
+    reached = headerOffset + LOCAL_HEADER_BYTES + nameLength + compressedSizeBytes;
+    before = path;
+    if (reached > directoryOffset) return problem("overlap", "reaches into the zip's directory", path);
   }
   return null;
 }

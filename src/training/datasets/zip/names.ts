@@ -14,7 +14,9 @@ const CP437_HIGH =
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const cp949 = new TextDecoder("euc-kr", { fatal: true, ignoreBOM: true });
 
-const isAscii = (bytes: Uint8Array): boolean => bytes.every((byte) => byte < 0x80);
+/** Null when there is anything outside of ASCII. */
+export const decodeAscii = (bytes: Uint8Array): string | null =>
+  bytes.every((byte) => byte < 0x80) ? utf8.decode(bytes) : null;
 
 const tryDecode = (decoder: TextDecoder, bytes: Uint8Array): string | null => {
   try {
@@ -41,7 +43,6 @@ export function unmarkedEncoding(names: Iterable<Uint8Array>): NameEncoding {
   let isCp949 = true;
   let hasHangul = false;
   for (const bytes of names) {
-    if (isAscii(bytes)) continue;
     isUtf8 &&= decodeUtf8(bytes) !== null;
     isCp949 &&= tryDecode(cp949, bytes) !== null;
     hasHangul ||= bytes.some((byte, i) => byte >= 0xb0 && byte <= 0xc8 && (bytes[i + 1] ?? 0) >= 0xa1);
