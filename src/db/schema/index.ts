@@ -1,3 +1,4 @@
+export * from "./breeding.ts";
 export * from "./datasets.ts";
 export * from "./jobs.ts";
 export * from "./people.ts";
