@@ -11,7 +11,7 @@ export type Envelope = (problem: AppError) => { status: number; body: Record<str
 /** The Training API's error body, also used by the runner routes. */
 export const trainingEnvelope: Envelope = (problem) => ({
   status: problem.status,
-  body: { detail: problem.message, code: problem.code, field: problem.field },
+  body: { detail: problem.message, code: problem.code, field: problem.field, ...problem.details },
 });
 
 /** The Breeding API's error body; an input it cannot accept is 400 there, a wrong method 404. */

@@ -56,16 +56,19 @@ export class AppError extends Error {
   readonly code: ErrorCode;
   readonly field: string | null;
   readonly headers: Record<string, string>;
+  /** Further fields of the Training API's error body. */
+  readonly details: Record<string, unknown>;
 
   constructor(
     code: ErrorCode,
     message: string,
-    options: { field?: string | null; headers?: Record<string, string> } = {},
+    options: { field?: string | null; headers?: Record<string, string>; details?: Record<string, unknown> } = {},
   ) {
     super(message);
     this.code = code;
     this.field = options.field ?? null;
     this.headers = options.headers ?? {};
+    this.details = options.details ?? {};
   }
 
   get status() {

@@ -65,6 +65,8 @@ export type Report =
 
 /** One event of a batch as the object takes it. `mlflowRunId` may ride on any event. */
 export type NumberedReport = { seq: number; report: Report; mlflowRunId: string | null };
+/** One event without a number: `identity` stands for it inside its attempt, null when a repeat does no harm. */
+export type UnnumberedReport = { identity: string | null; report: Report; mlflowRunId: string | null };
 export type RejectedReport = { seq: number; code: string; field: string | null; message: string };
 
 export const MAX_EPOCH = 1_000_000;
@@ -74,16 +76,17 @@ const MAX_CLASSES = 2_000;
 const MAX_LOG_LINES = 10_000;
 const MAX_TEXT = 4_000;
 
-const NON_FINITE = new Set(["nan", "infinity", "-infinity", "+infinity", "inf", "-inf"]);
+/** As Python, JavaScript and others print them; `1e400` in a body arrives as a number that is not finite. */
+const NON_FINITE = /^[+-]?(?:nan|inf|infinity)$/i;
 
 /** A number, or null when it is absent or not finite (also as a text such as "NaN"). */
 const measured = z
-  .union([z.number(), z.string(), z.null()])
+  .unknown()
   .optional()
   .transform((value, context) => {
     if (value === undefined || value === null) return null;
     if (typeof value === "number") return Number.isFinite(value) ? value : null;
-    if (NON_FINITE.has(value.trim().toLowerCase())) return null;
+    if (typeof value === "string" && NON_FINITE.test(value.trim())) return null;
     context.addIssue({ code: "custom", message: "must be a number" });
     return z.NEVER;
   });
@@ -358,17 +361,17 @@ function flagged(report: Report, raw: unknown): Report {
 }
 
 /**
- * The identity of a plain event inside its attempt (runner protocol, section 9): the same one twice is stored once.
- * Log lines and pages of images carry no such identity of their own but their content, which `digest` stands for.
+ * The identity of an event without a number inside its attempt (runner protocol, section 9): the same one twice is stored
+ * once. Log lines have none of their own but their content, which `digest` stands for; a page of images replaces itself.
  */
-export function plainIdentity(report: Report, digest: string): string {
+export function identityOf(report: Report, digest: string): string | null {
   switch (report.type) {
     case "metric":
       return `metric:${report.epoch}:${report.step}`;
     case "validation":
-      return `validation:${report.epoch}:${digest}`;
+      return `validation:${report.epoch}`;
     case "validationImages":
-      return `images:${report.epoch}:${report.offset}:${digest}`;
+      return null;
     case "checkpoint":
       return `checkpoint:${report.artifactId}:${report.epoch}:${report.role ?? ""}`;
     case "log":

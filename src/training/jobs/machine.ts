@@ -65,6 +65,8 @@ export type JobState = {
   attemptStartedAtMs: number | null;
   /** Newest valid call of the attempt. */
   lastCallAtMs: number | null;
+  /** Newest point, validation or checkpoint of the attempt, or its begin. */
+  lastProgressAtMs: number | null;
   completedAtMs: number | null;
   resume: ResumeChoice;
   /** First attempt whose checkpoints may be resumed from. */
@@ -88,9 +90,13 @@ export type Policy = {
   finalizeMs: number;
   maxDurationMs: number;
   plainSilenceMs: number;
+  /** Null: an attempt may go without progress for as long as its runner is heard. */
+  progressTimeoutMs: number | null;
   infraRetries: number;
   userRetries: number;
 };
+
+export type StopReason = "user_stop" | "admin_stop" | "project_deleted";
 
 export type JobEvent =
   | { type: "start"; resume: ResumeChoice }
@@ -109,11 +115,13 @@ export type JobEvent =
       /** False when the runner itself gave up on some log chunks. */
       intact: boolean;
     }
-  /** The missing events and log chunks of a finalizing attempt are in. */
-  | { type: "dataComplete" }
+  /** A point, a validation or a checkpoint is in. */
+  | { type: "progress" }
+  /** Ends the wait of a finalizing attempt: what was missing is in, or a stop says not to wait for it. */
+  | { type: "settle"; dataComplete: boolean }
   /** A plain callback: `opens` is true for `started`; `end` for a last event. */
   | { type: "plain"; opens: boolean; end: { outcome: Outcome; reason: Reason; message: string | null } | null }
-  | { type: "stop"; reason: "user_stop" | "admin_stop" | "project_deleted" }
+  | { type: "stop"; reason: StopReason }
   /** Time has passed. */
   | { type: "tick" };
 
@@ -122,11 +130,15 @@ export type Effect =
   | { type: "enqueue" }
   | { type: "withdraw" }
   | { type: "attemptStarted" }
-  | { type: "attemptEnded"; outcome: Outcome | "lost" | "released" };
+  | { type: "attemptEnded"; outcome: AttemptOutcome; reason: Reason };
+
+/** How one attempt ended. One that is tried again is `failed`, `lost` or `released` while its job is queued. */
+export type AttemptOutcome = Outcome | "lost" | "released";
 
 export type Transition = { state: JobState; effects: Effect[] };
 export type MachineFailure = "INVALID_STATUS" | "OFFER_GONE" | "STALE_LEASE";
-type Outcome_ = Result<Transition, { code: MachineFailure; message: string; field?: string | null }>;
+type Decision = Result<Transition, { code: MachineFailure; message: string; field?: string | null }>;
+type End = { outcome: Outcome; reason: Reason; message: string | null };
 
 export const initialState = (): JobState => ({
   phase: "pending",
@@ -139,6 +151,7 @@ export const initialState = (): JobState => ({
   startedAtMs: null,
   attemptStartedAtMs: null,
   lastCallAtMs: null,
+  lastProgressAtMs: null,
   completedAtMs: null,
   resume: { from: "nothing" },
   lineageFrom: 1,
@@ -151,8 +164,8 @@ export const initialState = (): JobState => ({
   userRetries: 0,
 });
 
-const unchanged = (state: JobState): Outcome_ => ok({ state, effects: [] });
-const changed = (state: JobState, ...effects: Effect[]): Outcome_ => ok({ state, effects });
+const unchanged = (state: JobState): Decision => ok({ state, effects: [] });
+const changed = (state: JobState, ...effects: Effect[]): Decision => ok({ state, effects });
 
 const isTerminal = (phase: Phase): phase is Outcome =>
   phase === "completed" || phase === "failed" || phase === "stopped";
@@ -162,34 +175,25 @@ const isLeased = (state: JobState) =>
   state.owner === "lease" && ["running", "suspect", "finalizing", "leaving"].includes(state.phase);
 
 /** Ends the attempt: the status is final for it. Log chunks are taken until the tail is over, then the fence moves. */
-function close(
-  state: JobState,
-  end: { outcome: Outcome; reason: Reason; message: string | null; dataComplete: boolean | null },
-  policy: Policy,
-  now: number,
-): Outcome_ {
-  return changed(
-    {
+function close(state: JobState, end: End, dataComplete: boolean, policy: Policy, now: number): Transition {
+  return {
+    state: {
       ...state,
       phase: end.outcome,
       offer: null,
       ending: null,
       reason: end.reason,
       message: end.message,
-      dataComplete: end.dataComplete,
+      dataComplete,
       completedAtMs: state.completedAtMs ?? now,
       tailUntilMs: now + policy.finalizeMs,
     },
-    { type: "attemptEnded", outcome: end.outcome },
-  );
+    effects: [{ type: "attemptEnded", outcome: end.outcome, reason: end.reason }],
+  };
 }
 
 /** Ends the attempt at once and for good: its runner is fenced off and has no tail. */
-function cut(
-  state: JobState,
-  end: { outcome: Outcome; reason: Reason; message: string | null },
-  now: number,
-): Outcome_ {
+function cut(state: JobState, end: End, now: number): Decision {
   return changed(
     {
       ...state,
@@ -203,51 +207,53 @@ function cut(
       completedAtMs: state.completedAtMs ?? now,
       tailUntilMs: null,
     },
-    { type: "attemptEnded", outcome: end.outcome },
+    { type: "attemptEnded", outcome: end.outcome, reason: end.reason },
   );
 }
 
 /** Back into the queue with the fence moved; the next attempt goes on from the newest complete checkpoint. */
-function requeue(state: JobState, outcome: "lost" | "released", budgets: Partial<JobState>, now: number): Outcome_ {
+function requeue(
+  state: JobState,
+  ended: { outcome: AttemptOutcome; reason: Reason; message: string | null },
+  now: number,
+): Decision {
   return changed(
     {
       ...state,
-      ...budgets,
       phase: "queued",
       fence: state.fence + 1,
       runnerId: null,
       offer: null,
       ending: null,
       queuedAtMs: now,
+      reason: ended.reason,
+      message: ended.message,
     },
-    { type: "attemptEnded", outcome },
+    { type: "attemptEnded", outcome: ended.outcome, reason: ended.reason },
     { type: "enqueue" },
   );
 }
 
-/** A failed attempt with a lease: tried again while its budget lasts. */
+/** A failed attempt with a lease: tried again while the budget of its reason lasts, else given up. */
 function retryOr(
   state: JobState,
-  reason: Reason,
+  ended: { outcome: "failed" | "lost"; reason: Reason; message: string | null },
   policy: Policy,
   now: number,
-  giveUp: (end: { reason: Reason; message: string | null }) => Outcome_,
-  message: string | null,
-): Outcome_ {
-  const budget = REASONS[reason].budget;
+  giveUp: (end: End) => Decision,
+): Decision {
+  const { budget } = REASONS[ended.reason];
   if (budget === "infra" && state.infraRetries < policy.infraRetries) {
-    return requeue(state, "lost", { infraRetries: state.infraRetries + 1 }, now);
+    return requeue({ ...state, infraRetries: state.infraRetries + 1 }, ended, now);
   }
   if (budget === "user" && state.userRetries < policy.userRetries) {
-    return requeue(state, "lost", { userRetries: state.userRetries + 1 }, now);
+    return requeue({ ...state, userRetries: state.userRetries + 1 }, ended, now);
   }
   if (budget === "infra") {
-    return giveUp({
-      reason: "retries_exhausted",
-      message: message ?? `Tried ${state.infraRetries + 1} times; the last one ended with ${reason}`,
-    });
+    const tries = `Tried ${state.infraRetries + 1} times; the last one ended with ${ended.reason}`;
+    return giveUp({ outcome: "failed", reason: "retries_exhausted", message: ended.message ?? tries });
   }
-  return giveUp({ reason, message });
+  return giveUp({ outcome: "failed", reason: ended.reason, message: ended.message });
 }
 
 /** A new attempt begins. */
@@ -262,6 +268,7 @@ function begin(state: JobState, owner: "lease" | "plain", runnerId: string | nul
     startedAtMs: state.startedAtMs ?? now,
     attemptStartedAtMs: now,
     lastCallAtMs: now,
+    lastProgressAtMs: now,
     completedAtMs: null,
     ending: null,
     tailUntilMs: null,
@@ -271,7 +278,7 @@ function begin(state: JobState, owner: "lease" | "plain", runnerId: string | nul
   };
 }
 
-function start(state: JobState, resume: ResumeChoice, now: number): Outcome_ {
+function start(state: JobState, resume: ResumeChoice, now: number): Decision {
   switch (state.phase) {
     case "pending":
     case "stopped":
@@ -298,7 +305,9 @@ function start(state: JobState, resume: ResumeChoice, now: number): Outcome_ {
           infraRetries: 0,
           userRetries: 0,
         },
-        ...(state.phase === "leaving" ? [{ type: "attemptEnded", outcome: "stopped" } as const] : []),
+        ...(state.phase === "leaving"
+          ? [{ type: "attemptEnded", outcome: "stopped", reason: state.reason ?? "user_stop" } as const]
+          : []),
         { type: "enqueue" },
       );
     case "queued":
@@ -311,7 +320,7 @@ function start(state: JobState, resume: ResumeChoice, now: number): Outcome_ {
   }
 }
 
-function accept(state: JobState, event: { runnerId: string; fence: number }, now: number): Outcome_ {
+function accept(state: JobState, event: { runnerId: string; fence: number }, now: number): Decision {
   if (state.phase === "offered" && state.fence === event.fence && state.offer?.runnerId === event.runnerId) {
     return changed(begin(state, "lease", event.runnerId, now), { type: "attemptStarted" });
   }
@@ -326,7 +335,7 @@ function accept(state: JobState, event: { runnerId: string; fence: number }, now
 }
 
 /** The fence, before anything else; then whether the attempt may still send anything. */
-function call(state: JobState, fence: number, now: number): Outcome_ {
+function call(state: JobState, fence: number, now: number): Decision {
   const tailOpen =
     isTerminal(state.phase) && state.owner === "lease" && state.tailUntilMs !== null && now < state.tailUntilMs;
   if (fence !== state.fence || !(isLeased(state) || tailOpen)) {
@@ -335,46 +344,34 @@ function call(state: JobState, fence: number, now: number): Outcome_ {
   return changed({ ...state, phase: state.phase === "suspect" ? "running" : state.phase, lastCallAtMs: now });
 }
 
-function finish(state: JobState, event: Extract<JobEvent, { type: "finish" }>, policy: Policy, now: number): Outcome_ {
+function finish(state: JobState, event: Extract<JobEvent, { type: "finish" }>, policy: Policy, now: number): Decision {
   const called = call(state, event.fence, now);
   if (!called.ok) return called;
   const current = called.value.state;
   switch (current.phase) {
     case "running": {
-      if (event.outcome === "released") return requeue(current, "released", {}, now);
-      const outcome = event.outcome;
-      const end = (final: { reason: Reason; message: string | null }): Outcome_ =>
+      const { outcome, reason, message } = event;
+      if (outcome === "released") return requeue(current, { outcome, reason, message }, now);
+      const end = (final: End): Decision =>
         event.complete
-          ? close(current, { outcome, ...final, dataComplete: event.intact }, policy, now)
-          : changed({
-              ...current,
-              phase: "finalizing",
-              ending: { outcome, ...final, untilMs: now + policy.finalizeMs },
-            });
+          ? ok(close(current, final, event.intact, policy, now))
+          : changed({ ...current, phase: "finalizing", ending: { ...final, untilMs: now + policy.finalizeMs } });
       return outcome === "failed"
-        ? retryOr(current, event.reason, policy, now, end, event.message)
-        : end({ reason: event.reason, message: event.message });
+        ? retryOr(current, { outcome, reason, message }, policy, now, end)
+        : end({ outcome, reason, message });
     }
     case "leaving":
       // The stop was decided by the server; what the runner calls its end is only the sign that it has left.
-      return close(
-        current,
-        {
-          outcome: "stopped",
-          reason: current.ending?.reason ?? "user_stop",
-          message: current.ending?.message ?? null,
-          dataComplete: event.complete && event.intact,
-        },
-        policy,
-        now,
-      );
+      return ok(close(current, current.ending ?? STOPPED_BY_USER, event.complete && event.intact, policy, now));
     default:
       // Finalizing or ended: the first last event won.
       return changed(current);
   }
 }
 
-function plain(state: JobState, event: Extract<JobEvent, { type: "plain" }>, policy: Policy, now: number): Outcome_ {
+const STOPPED_BY_USER: End = { outcome: "stopped", reason: "user_stop", message: null };
+
+function plain(state: JobState, event: Extract<JobEvent, { type: "plain" }>, policy: Policy, now: number): Decision {
   if (isLeased(state)) return fail("STALE_LEASE", "A runner with a lease owns this attempt");
   const waiting = state.phase === "pending" || state.phase === "queued" || state.phase === "offered";
   // After stop and start only `started` opens a new attempt, so that a late event of the old one cannot.
@@ -385,16 +382,16 @@ function plain(state: JobState, event: Extract<JobEvent, { type: "plain" }>, pol
   if (waiting) effects.push({ type: "attemptStarted" });
   if (waiting && state.phase !== "pending") effects.push({ type: "withdraw" });
   if (event.end === null) return changed(current, ...effects);
-  const closed = close(current, { ...event.end, dataComplete: true }, policy, now);
-  return closed.ok ? changed(closed.value.state, ...effects, ...closed.value.effects) : closed;
+  const closed = close(current, event.end, true, policy, now);
+  return changed(closed.state, ...effects, ...closed.effects);
 }
 
-function stop(
-  state: JobState,
-  reason: "user_stop" | "admin_stop" | "project_deleted",
-  policy: Policy,
-  now: number,
-): Outcome_ {
+function stop(state: JobState, reason: StopReason, policy: Policy, now: number): Decision {
+  return reason === "project_deleted" ? abandon(state, reason, now) : stopOnRequest(state, reason, policy, now);
+}
+
+function stopOnRequest(state: JobState, reason: "user_stop" | "admin_stop", policy: Policy, now: number): Decision {
+  const end: End = { outcome: "stopped", reason, message: null };
   const stopped: JobState = { ...state, phase: "stopped", offer: null, reason, message: null, completedAtMs: now };
   switch (state.phase) {
     case "pending":
@@ -404,17 +401,11 @@ function stop(
       return changed(stopped, { type: "withdraw" });
     case "running":
     case "suspect":
-      if (state.owner === "plain")
-        return close(
-          { ...state, completedAtMs: now },
-          { outcome: "stopped", reason, message: null, dataComplete: true },
-          policy,
-          now,
-        );
+      if (state.owner === "plain") return ok(close(state, end, true, policy, now));
       return changed({
         ...stopped,
         phase: "leaving",
-        ending: { outcome: "stopped", reason, message: null, untilMs: now + policy.stopGraceMs + policy.finalizeMs },
+        ending: { ...end, untilMs: now + policy.stopGraceMs + policy.finalizeMs },
       });
     case "leaving":
     case "stopped":
@@ -426,54 +417,48 @@ function stop(
   }
 }
 
-/** Stop during `finalizing` is refused, but it ends the wait: the reported outcome stands. */
-export function endWait(state: JobState, policy: Policy, now: number): Transition | null {
-  if (state.phase !== "finalizing" || state.ending === null) return null;
-  const closed = close(state, { ...state.ending, dataComplete: false }, policy, now);
-  return closed.ok ? closed.value : null;
+/** The job goes away with its project: whoever works on it is fenced off at once, and no tail is taken. */
+function abandon(state: JobState, reason: "project_deleted", now: number): Decision {
+  switch (state.phase) {
+    case "pending":
+    case "queued":
+    case "offered":
+      return changed(
+        { ...state, phase: "stopped", fence: state.fence + 1, offer: null, reason, message: null, completedAtMs: now },
+        ...(state.phase === "pending" ? [] : [{ type: "withdraw" } as const]),
+      );
+    case "running":
+    case "suspect":
+    case "finalizing":
+    case "leaving":
+      return cut(state, { outcome: "stopped", reason, message: null }, now);
+    case "completed":
+    case "failed":
+    case "stopped":
+      return state.tailUntilMs === null
+        ? unchanged(state)
+        : changed({ ...state, fence: state.fence + 1, tailUntilMs: null });
+  }
 }
 
-function tick(state: JobState, policy: Policy, now: number): Outcome_ {
+function settle(state: JobState, dataComplete: boolean, policy: Policy, now: number): Decision {
+  if (state.phase !== "finalizing" || state.ending === null) return unchanged(state);
+  return ok(close(state, state.ending, dataComplete, policy, now));
+}
+
+function tick(state: JobState, policy: Policy, now: number): Decision {
   const deadline = nextDeadline(state, policy);
   if (deadline === null || now < deadline) return unchanged(state);
-  const silentMs = now - (state.lastCallAtMs ?? now);
-  const overtime = state.attemptStartedAtMs !== null && now >= state.attemptStartedAtMs + policy.maxDurationMs;
   switch (state.phase) {
     case "offered":
       return changed({ ...state, phase: "queued", offer: null }, { type: "enqueue" });
     case "running":
     case "suspect":
-      if (overtime) {
-        return cut(
-          state,
-          { outcome: "failed", reason: "max_duration", message: "The longest duration was reached" },
-          now,
-        );
-      }
-      if (state.owner === "plain") {
-        return cut(state, { outcome: "failed", reason: "stalled", message: "No callback arrived any more" }, now);
-      }
-      if (silentMs >= policy.leaseMs + policy.lostAfterMs) {
-        return retryOr(
-          state,
-          "runner_lost",
-          policy,
-          now,
-          (end) => cut(state, { outcome: "failed", ...end }, now),
-          null,
-        );
-      }
-      return changed({ ...state, phase: "suspect" });
-    case "finalizing": {
-      const closed = endWait(state, policy, now);
-      return closed === null ? unchanged(state) : ok(closed);
-    }
+      return overdue(state, policy, now);
+    case "finalizing":
+      return settle(state, false, policy, now);
     case "leaving":
-      return cut(
-        state,
-        { outcome: "stopped", reason: state.ending?.reason ?? "user_stop", message: state.ending?.message ?? null },
-        now,
-      );
+      return cut(state, state.ending ?? STOPPED_BY_USER, now);
     case "completed":
     case "failed":
     case "stopped":
@@ -484,15 +469,41 @@ function tick(state: JobState, policy: Policy, now: number): Outcome_ {
   }
 }
 
+/** What a deadline of an attempt under way means: it ran too long, made no progress, or nothing is heard of it. */
+function overdue(state: JobState, policy: Policy, now: number): Decision {
+  const fenceOff = (end: End) => cut(state, end, now);
+  const failed = (reason: Reason, message: string): Decision =>
+    state.owner === "plain"
+      ? fenceOff({ outcome: "failed", reason, message })
+      : retryOr(state, { outcome: "failed", reason, message }, policy, now, fenceOff);
+  if (now >= longestUntil(state, policy)) return failed("max_duration", "The longest duration was reached");
+  if (state.owner === "plain") return failed("stalled", "No callback arrived any more");
+  const silentMs = now - (state.lastCallAtMs ?? now);
+  if (silentMs >= policy.leaseMs + policy.lostAfterMs) {
+    return retryOr(state, { outcome: "lost", reason: "runner_lost", message: null }, policy, now, fenceOff);
+  }
+  if (silentMs >= policy.leaseMs) return changed({ ...state, phase: "suspect" });
+  return failed("stalled", "The attempt made no progress any more");
+}
+
+const longestUntil = (state: JobState, policy: Policy) => (state.attemptStartedAtMs ?? 0) + policy.maxDurationMs;
+
 /** When time alone changes something next, in epoch milliseconds; null when it never does. */
 export function nextDeadline(state: JobState, policy: Policy): number | null {
   const lastCall = state.lastCallAtMs ?? 0;
-  const longest = (state.attemptStartedAtMs ?? 0) + policy.maxDurationMs;
+  const longest = longestUntil(state, policy);
   switch (state.phase) {
     case "offered":
       return state.offer?.untilMs ?? null;
     case "running":
-      return Math.min(longest, lastCall + (state.owner === "plain" ? policy.plainSilenceMs : policy.leaseMs));
+      if (state.owner === "plain") return Math.min(longest, lastCall + policy.plainSilenceMs);
+      return Math.min(
+        longest,
+        lastCall + policy.leaseMs,
+        policy.progressTimeoutMs === null
+          ? Number.POSITIVE_INFINITY
+          : (state.lastProgressAtMs ?? 0) + policy.progressTimeoutMs,
+      );
     case "suspect":
       return Math.min(longest, lastCall + policy.leaseMs + policy.lostAfterMs);
     case "finalizing":
@@ -514,7 +525,7 @@ export function nextDeadline(state: JobState, policy: Policy): number | null {
  * @param now the server's clock, epoch milliseconds
  * @returns the new state and what is to be done once it is stored, or why the event is refused; a refusal changes nothing
  */
-export function transition(state: JobState, event: JobEvent, policy: Policy, now: number): Outcome_ {
+export function transition(state: JobState, event: JobEvent, policy: Policy, now: number): Decision {
   switch (event.type) {
     case "start":
       return start(state, event.resume, now);
@@ -533,10 +544,10 @@ export function transition(state: JobState, event: JobEvent, policy: Policy, now
       return call(state, event.fence, now);
     case "finish":
       return finish(state, event, policy, now);
-    case "dataComplete": {
-      if (state.phase !== "finalizing" || state.ending === null) return unchanged(state);
-      return close(state, { ...state.ending, dataComplete: true }, policy, now);
-    }
+    case "progress":
+      return state.phase === "running" ? changed({ ...state, lastProgressAtMs: now }) : unchanged(state);
+    case "settle":
+      return settle(state, event.dataComplete, policy, now);
     case "plain":
       return plain(state, event, policy, now);
     case "stop":
@@ -546,8 +557,11 @@ export function transition(state: JobState, event: JobEvent, policy: Policy, now
   }
 }
 
-/** What the runner that holds the attempt should do (runner protocol, section 8). */
-export function desiredOf(state: JobState): "run" | "stop" | "abandon" {
-  if (state.phase === "leaving") return "stop";
-  return isTerminal(state.phase) ? "abandon" : "run";
+/**
+ * What the runner that called with this fence should do (runner protocol, section 8). One whose attempt has ended is not
+ * told to abandon: it may still be sending its log tail.
+ */
+export function desiredOf(state: JobState, fence: number): "run" | "stop" | "abandon" {
+  if (fence !== state.fence) return "abandon";
+  return state.phase === "leaving" ? "stop" : "run";
 }

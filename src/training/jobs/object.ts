@@ -4,12 +4,11 @@ import { errorText, logger } from "../../shared/logger.ts";
 import { fail, ok, type Result } from "../../shared/result.ts";
 import { keys } from "../../storage/keys.ts";
 import type { Limits, Timers } from "../runners/protocol.ts";
-import type { NumberedReport, RejectedReport, Report } from "./events.ts";
-import { plainIdentity } from "./events.ts";
+import type { NumberedReport, RejectedReport, Report, UnnumberedReport } from "./events.ts";
+import { createIntake, type Unit } from "./intake.ts";
 import {
   desiredOf,
   type Effect,
-  endWait,
   type JobEvent,
   type JobState,
   nextDeadline,
@@ -18,10 +17,12 @@ import {
   type ResumeChoice,
   STATUS_OF,
   type Status,
+  type StopReason,
   transition,
 } from "./machine.ts";
-import { observe, rewind } from "./progress.ts";
+import { rewind } from "./progress.ts";
 import { createProjector } from "./projector.ts";
+import { checkedChoice, type ResumePoint, resumeEpochOf, resumePoint } from "./resume.ts";
 import type { JobSpec } from "./spec.ts";
 import { type Head, type JobStore, openJobStore, type Upload } from "./store.ts";
 
@@ -31,7 +32,11 @@ const START_PATIENCE_MS = 2_000;
 const REMIND_POOL_MS = 60_000;
 /** The pool hears at most this often that a busy runner is alive. */
 const TOUCH_POOL_MS = 20_000;
-const D1_RETRY_MS = 5_000;
+/** When the outbox is tried again; doubled with each failure up to the cap. */
+const D1_RETRY_MS = 10_000;
+const D1_RETRY_CAP_MS = 60_000;
+/** When leftovers of a given-up upload are removed again after R2 failed. */
+const CLEAN_UP_RETRY_MS = 60_000;
 
 export const POOL_NAME = "default";
 
@@ -56,10 +61,12 @@ export type AcceptAnswer = {
 };
 
 export type RecordAnswer = {
+  /** False: too many numbers are missing before these; nothing of the batch was taken. */
+  taken: boolean;
   ackSeq: number;
   missing: [number, number][];
   rejected: RejectedReport[];
-  desired: "run" | "stop" | "abandon";
+  desired: ReturnType<typeof desiredOf>;
 };
 
 export type UploadRequest = {
@@ -84,29 +91,36 @@ const policyOf = (timers: Timers, limits: Limits): Policy => ({
   finalizeMs: timers.finalize_s * 1000,
   maxDurationMs: timers.max_duration_s * 1000,
   plainSilenceMs: timers.plain_silence_s * 1000,
+  progressTimeoutMs: timers.progress_timeout_s === null ? null : timers.progress_timeout_s * 1000,
   infraRetries: limits.infra_retries,
   userRetries: limits.user_retries,
 });
 
-/** Masks what looks like one of our credentials; a runner masks first, this is the second net. */
-export const maskSecrets = (text: string): string =>
-  text
-    .replace(/\bcv[a-z]{1,4}_[0-9a-f]{16,}\b/g, "[masked]")
-    .replace(/\b(bearer\s+)[\w.~+/=-]{16,}/gi, "$1[masked]")
-    .replace(/\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}\b/g, "[masked]");
+/** A unit of work and what is to be done once it is stored. */
+type Work = Unit & { effects: Effect[] };
 
 /**
  * One training job: decides, stores, and then tells D1, the pool and the callers. Every public method is one call of the
- * protocol: load, transition, one transaction, effects. It answers only after its own storage has what was sent.
+ * protocol. What it decides on and what it stores are one unit of work, in one transaction, without an `await` between:
+ * other calls get in at every `await`, so after one everything is asked again. It answers only after its own storage has
+ * what was sent.
  */
 export class TrainingJob extends DurableObject<Env> {
   readonly #store: JobStore;
+  readonly #intake: ReturnType<typeof createIntake>;
   readonly #projector: ReturnType<typeof createProjector>;
   readonly #limits: Limits;
   readonly #timers: Timers;
   readonly #policy: Policy;
-  #accepted: (() => void)[] = [];
-  #poolToldAtMs = 0;
+  /** When the alarm rings; there is one, for the earliest of all deadlines. */
+  #alarmAtMs: number | null = null;
+  #remindedPoolAtMs = 0;
+  #toldPoolAtMs = 0;
+  #toldSkewMs: number | null = null;
+  /** Whether the newest call to the pool led to an offer at once. */
+  #enqueued: Promise<boolean> = Promise.resolve(false);
+  /** Calls of `start` that wait until the job has left the queue. */
+  #untilTaken: (() => void)[] = [];
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
@@ -115,94 +129,102 @@ export class TrainingJob extends DurableObject<Env> {
     this.#timers = config.timers;
     this.#policy = policyOf(config.timers, config.limits);
     this.#store = openJobStore(ctx.storage);
-    this.#projector = createProjector(env.DB, this.#store, () => this.#wakeBy(Date.now() + D1_RETRY_MS));
+    this.#intake = createIntake(this.#store, config.limits);
+    this.#projector = createProjector(env.DB, this.#store.outbox, () => this.#store.spec()?.jobId);
+    void ctx.blockConcurrencyWhile(async () => {
+      this.#alarmAtMs = await ctx.storage.getAlarm();
+    });
   }
 
   /** Queues the job and gives a waiting runner a moment to take it. `spec` is the job as D1 has it. */
   async start(spec: JobSpec, resume: ResumeChoice): Promise<Result<JobView>> {
     this.#store.putSpec(spec);
-    const head = this.#store.head();
-    const choice = this.#checkedChoice(head.state, resume);
-    if (!choice.ok) return choice;
-    const event: JobEvent = { type: "start", resume: choice.value };
-    const allowed = transition(head.state, event, this.#policy, Date.now());
+    const allowed = this.#startable(this.#store.head().state, resume);
     if (!allowed.ok) return allowed;
-    const capacity = await this.#pool().capacity(spec.requirements);
+    const { framework } = spec.requirements;
+    const capacity = await this.#capacity(spec);
     if (capacity.live === 0) {
       return fail(
         "TRAINING_SERVICE_UNAVAILABLE",
-        `No live runner has the framework ${spec.requirements.framework}; start one and try again`,
+        `No live runner has the framework ${framework}; start one and try again`,
       );
     }
-    const accepted = new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, START_PATIENCE_MS);
-      this.#accepted.push(() => {
-        clearTimeout(timer);
-        resolve();
-      });
+    if (capacity.queuedInProject >= this.#limits.queued_jobs_per_project) {
+      return fail("QUOTA_EXCEEDED", `A project has at most ${this.#limits.queued_jobs_per_project} jobs in the queue`);
+    }
+    // The call to the pool let others in: asked again with the write.
+    const started = this.#commit((work) => {
+      const still = this.#startable(work.head.state, resume);
+      return still.ok ? this.#move(work, still.value) : still;
     });
-    const started = await this.#apply(event);
     if (!started.ok) return started;
-    await accepted;
+    if (await this.#enqueued) await this.#taken();
     await this.#projector.settle();
-    return ok(this.#view());
+    return ok(viewOf(this.#store.head().state));
   }
 
   /** Stops the job in one commit; from then on nothing its attempt sends changes status or metrics. */
-  async stop(spec: JobSpec, reason: "user_stop" | "admin_stop" | "project_deleted"): Promise<Result<JobView>> {
+  async stop(spec: JobSpec, reason: StopReason): Promise<Result<JobView>> {
     this.#store.putSpec(spec);
-    const stopped = await this.#apply({ type: "stop", reason });
-    if (!stopped.ok) {
-      const { state } = this.#store.head();
-      const ended = endWait(state, this.#policy, Date.now());
-      if (ended !== null) await this.#commit(state, ended.state, ended.effects);
-    }
+    const stopped = this.#commit((work) => {
+      const moved = this.#move(work, { type: "stop", reason });
+      // Its end was reported already: that outcome stands, and nothing is waited for any more.
+      if (!moved.ok) this.#move(work, { type: "settle", dataComplete: false });
+      return moved;
+    });
     await this.#projector.settle();
-    return stopped.ok ? ok(this.#view()) : stopped;
+    return stopped.ok ? ok(viewOf(stopped.value)) : stopped;
   }
 
   /** The pool offers the job to a runner. Fence + 1. */
   async offer(runnerId: string): Promise<Result<{ fence: number; offerMs: number }>> {
-    const offered = await this.#apply({ type: "offer", runnerId });
-    if (!offered.ok) return offered;
-    return ok({ fence: offered.value.fence, offerMs: this.#policy.offerMs });
+    const offered = this.#commit((work) => this.#move(work, { type: "offer", runnerId }));
+    this.ctx.waitUntil(this.#projector.settle());
+    return offered.ok ? ok({ fence: offered.value.fence, offerMs: this.#policy.offerMs }) : offered;
   }
 
   /** A runner takes its offer. Attempt + 1; the same accept again (its answer was lost) gets the same attempt. */
   async accept(runnerId: string, fence: number): Promise<Result<AcceptAnswer>> {
     const spec = this.#store.spec();
     if (spec === undefined) return fail("OFFER_GONE", "The offer is gone; claim again");
-    const before = this.#store.head().state.attempt;
-    const accepted = await this.#apply({ type: "accept", runnerId, fence });
-    if (!accepted.ok) return accepted;
-    if (accepted.value.attempt !== before) {
-      for (const resolve of this.#accepted.splice(0)) resolve();
-      await this.#projector.settle();
-    }
-    const { upload, weightsOnly } = this.#resumeOf(accepted.value);
-    return ok({
-      attempt: accepted.value.attempt,
-      fence: accepted.value.fence,
-      datasetId: spec.datasetId,
-      specJson: JSON.stringify(spec.wire),
-      resume:
-        upload === null
-          ? null
-          : {
-              artifact_id: upload.id,
-              epoch: upload.row.epoch ?? 0,
-              size: upload.row.sizeBytes,
-              sha256: upload.row.sha256,
-              weights_only: weightsOnly,
-            },
+    const accepted = this.#commit((work): Result<AcceptAnswer> => {
+      const moved = this.#move(work, { type: "accept", runnerId, fence });
+      if (!moved.ok) return moved;
+      const point = this.#resumePoint(moved.value);
+      return ok({
+        attempt: moved.value.attempt,
+        fence: moved.value.fence,
+        datasetId: spec.datasetId,
+        specJson: JSON.stringify(spec.wire),
+        resume: point && {
+          artifact_id: point.upload.id,
+          epoch: point.upload.row.epoch ?? 0,
+          size: point.upload.row.sizeBytes,
+          sha256: point.upload.row.sha256,
+          weights_only: point.weightsOnly,
+        },
+      });
     });
+    await this.#projector.settle();
+    return accepted;
   }
 
-  /** Renews the lease and hears what the server wants. */
-  async heartbeat(claims: LeaseClaims): Promise<Result<{ desired: RecordAnswer["desired"]; ackSeq: number }>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    return ok({ desired: desiredOf(called.value), ackSeq: this.#store.head().mark });
+  /**
+   * Renews the lease and hears what the server wants.
+   * @param skewMs how far the runner's clock is behind ours, for display
+   */
+  async heartbeat(
+    claims: LeaseClaims,
+    skewMs: number | null,
+  ): Promise<Result<{ desired: RecordAnswer["desired"]; ackSeq: number }>> {
+    const beat = this.#commit((work) => {
+      const called = this.#call(work, claims);
+      if (!called.ok) return called;
+      return ok({ desired: desiredOf(called.value, claims.fence), ackSeq: work.head.mark });
+    });
+    if (beat.ok) this.#tellPool(false, skewMs);
+    this.ctx.waitUntil(this.#projector.settle());
+    return beat;
   }
 
   /**
@@ -214,96 +236,104 @@ export class TrainingJob extends DurableObject<Env> {
     events: NumberedReport[],
     rejected: RejectedReport[],
   ): Promise<Result<RecordAnswer>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    const refused: RejectedReport[] = [...rejected];
-    const full = this.#store.transaction(() => {
-      const head = this.#store.head();
+    return this.#recording(claims, (work) => {
+      const { head } = work;
       const { attempt } = head.state;
       const numbers = [...events.map((event) => event.seq), ...rejected.map((event) => event.seq)];
-      const fresh = numbers.filter((seq) => this.#store.events.isNew(attempt, head.mark, seq));
-      const beyond = fresh.filter((seq) => seq > head.mark + this.#limits.seq_window);
-      if (beyond.length > 0) return true;
-      const isFresh = new Set(fresh);
-      const taken = new Set<number>();
-      for (const event of [...events].sort((a, b) => a.seq - b.seq)) {
-        if (!isFresh.has(event.seq)) continue;
-        if (taken.has(event.seq)) {
-          refused.push({
-            seq: event.seq,
-            code: "VALIDATION_ERROR",
-            field: "seq",
-            message: "seq: used twice in this batch",
-          });
-          continue;
+      const fresh = new Set(numbers.filter((seq) => this.#store.events.isNew(attempt, head.mark, seq)));
+      if (Math.max(0, ...fresh) > head.mark + this.#limits.seq_window) return { taken: false, rejected: [] };
+
+      const refused = [...rejected];
+      const taken = new Map<number, NumberedReport>();
+      for (const event of events) {
+        const first = taken.get(event.seq);
+        if (first === undefined) taken.set(event.seq, event);
+        else if (JSON.stringify(first.report) !== JSON.stringify(event.report)) {
+          const message = "seq: used twice in this batch; the first stays";
+          refused.push({ seq: event.seq, code: "VALIDATION_ERROR", field: "seq", message });
         }
-        taken.add(event.seq);
+      }
+      let end: { seq: number; report: EndReport } | null = null;
+      for (const event of [...taken.values()].sort((a, b) => a.seq - b.seq)) {
+        if (!fresh.has(event.seq)) continue;
         if (event.mlflowRunId !== null) head.progress.mlflowRunId = event.mlflowRunId;
-        const problem = this.#takeReport(head, event.report, event.seq);
+        if (event.report.type === "end") end ??= { seq: event.seq, report: event.report };
+        const problem = this.#take(work, event.report, event.seq);
         if (problem !== null) refused.push({ seq: event.seq, ...problem });
       }
-      head.mark = this.#store.events.add(attempt, head.mark, fresh);
-      if (fresh.length > 0) this.#pushJobRow(head);
-      this.#store.putHead(head);
-      return false;
+      if (fresh.size > 0) {
+        head.mark = this.#store.events.add(attempt, head.mark, [...fresh]);
+        work.changed = true;
+      }
+      if (end !== null) this.#finish(work, claims, end.seq, end.report);
+      return { taken: true, rejected: refused };
     });
-    if (full) {
-      const head = this.#store.head();
-      const missing = this.#store.events.missing(head.state.attempt, head.mark);
-      return fail(
-        "TOO_MANY_EVENTS",
-        `More than ${this.#limits.seq_window} numbers above ${head.mark}: send ${JSON.stringify(missing)} first`,
-      );
-    }
-    const end = events.find((event) => event.report.type === "end");
-    if (end?.report.type === "end") await this.#finish(claims, end.seq, end.report);
-    else await this.#finishWhenComplete();
+  }
+
+  /** Takes one event without a number of a leased attempt: the same one twice is stored once. */
+  async recordUnnumbered(claims: LeaseClaims, event: UnnumberedReport): Promise<Result<RecordAnswer>> {
+    return this.#recording(claims, (work) => {
+      const problem = this.#takeUnnumbered(work, event);
+      if (event.report.type === "end") {
+        const newest = this.#store.events.newest(work.head.state.attempt, work.head.mark);
+        this.#finish(work, claims, newest, event.report);
+      }
+      return { taken: true, rejected: problem === null ? [] : [{ seq: 0, ...problem }] };
+    });
+  }
+
+  /** The common frame of events of a leased attempt: the fence first, the answer last, all of it one unit of work. */
+  async #recording(
+    claims: LeaseClaims,
+    take: (work: Work) => Pick<RecordAnswer, "taken" | "rejected">,
+  ): Promise<Result<RecordAnswer>> {
+    const answer = this.#commit((work): Result<RecordAnswer> => {
+      const called = this.#call(work, claims);
+      if (!called.ok) return called;
+      const { taken, rejected } = take(work);
+      this.#settleWhenComplete(work);
+      const { head } = work;
+      return ok({
+        taken,
+        ackSeq: head.mark,
+        missing: this.#store.events.missing(claims.attempt, head.mark),
+        rejected,
+        desired: desiredOf(head.state, claims.fence),
+      });
+    });
+    if (answer.ok) this.#tellPool(false, null);
     await this.#projector.settle();
-    const head = this.#store.head();
-    return ok({
-      ackSeq: head.mark,
-      missing: this.#store.events.missing(head.state.attempt, head.mark),
-      rejected: refused,
-      desired: desiredOf(head.state),
-    });
+    return answer;
   }
 
   /**
    * Takes one event of the contract's plain callback.
-   * @param digest stands for the content, for events whose identity is their content
    * @returns null when this object does not know its job yet: the caller looks it up and passes `spec`
    */
   async recordPlain(
-    report: Report,
-    digest: string,
-    mlflowRunId: string | null,
+    event: UnnumberedReport,
     spec: JobSpec | null,
-  ): Promise<Result<{ desired: RecordAnswer["desired"] }> | null> {
+  ): Promise<Result<{ rejected: Omit<RejectedReport, "seq"> | null }> | null> {
     if (spec !== null) this.#store.putSpec(spec);
     if (this.#store.spec() === undefined) return null;
-    const end =
-      report.type === "end" && report.outcome !== "released"
-        ? { outcome: report.outcome, reason: report.reason, message: report.message }
-        : null;
-    const moved = await this.#apply({ type: "plain", opens: report.type === "started", end: null });
-    if (!moved.ok) return moved;
-    const { state } = this.#store.head();
-    // An attempt that has ended takes log lines only.
-    const live = state.phase === "running" && state.owner === "plain";
-    const tail = report.type === "log" && state.owner === "plain";
-    if (live || tail) {
-      this.#store.transaction(() => {
-        const head = this.#store.head();
-        if (!this.#store.addPlain(head.state.attempt, plainIdentity(report, digest))) return;
-        if (mlflowRunId !== null) head.progress.mlflowRunId = mlflowRunId;
-        this.#takeReport(head, report, 0);
-        this.#pushJobRow(head);
-        this.#store.putHead(head);
-      });
-    }
-    if (end !== null && live) await this.#apply({ type: "plain", opens: false, end });
+    const { report } = event;
+    const answer = this.#commit((work): Result<{ rejected: Omit<RejectedReport, "seq"> | null }> => {
+      const opens = report.type === "started";
+      const moved = this.#move(work, { type: "plain", opens, end: null });
+      if (!moved.ok) return moved;
+      const { phase, owner, tailUntilMs } = moved.value;
+      const live = phase === "running" && owner === "plain";
+      // An attempt that has ended takes log lines only, and not for ever.
+      const tail = report.type === "log" && owner === "plain" && tailUntilMs !== null && work.now < tailUntilMs;
+      const problem = live || tail ? this.#takeUnnumbered(work, event) : null;
+      if (live && report.type === "end" && report.outcome !== "released") {
+        const { outcome, reason, message } = report;
+        this.#move(work, { type: "plain", opens: false, end: { outcome, reason, message } });
+      }
+      return ok({ rejected: problem });
+    });
     await this.#projector.settle();
-    return ok({ desired: desiredOf(this.#store.head().state) });
+    return answer;
   }
 
   /** Stores a chunk of log lines. The same chunk again is `stored: false`; other bytes under its number are refused. */
@@ -311,25 +341,31 @@ export class TrainingJob extends DurableObject<Env> {
     claims: LeaseClaims,
     chunk: { stream: "stdout" | "stderr"; seq: number; text: string; bytes: number; sha256: string },
   ): Promise<Result<{ stored: boolean; nextSeq: number }>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    const { attempt } = called.value;
-    const known = this.#store.logs.hashOf(attempt, chunk.stream, chunk.seq);
-    if (known !== undefined && known !== chunk.sha256) {
-      return fail("LOG_CONFLICT", `${chunk.stream} ${chunk.seq} was received with other content; the first stays`);
-    }
-    if (known === undefined) {
-      this.#store.transaction(() => {
-        const head = this.#store.head();
-        this.#store.logs.add(attempt, chunk.stream, chunk.seq, chunk.sha256);
-        head.logMarks[chunk.stream] = this.#store.logs.advance(attempt, chunk.stream, head.logMarks[chunk.stream]);
-        this.#takeLog(head, { stream: chunk.stream, seq: chunk.seq, text: chunk.text, bytes: chunk.bytes, atMs: null });
-        this.#store.putHead(head);
-      });
-      await this.#finishWhenComplete();
-      await this.#projector.settle();
-    }
-    return ok({ stored: known === undefined, nextSeq: this.#store.head().logMarks[chunk.stream] + 1 });
+    const { stream, seq, text, bytes, sha256 } = chunk;
+    const answer = this.#commit((work): Result<{ stored: boolean; nextSeq: number }> => {
+      const called = this.#call(work, claims);
+      if (!called.ok) return called;
+      const { logMarks } = work.head;
+      const { attempt } = claims;
+      const known = this.#store.logs.hashOf(attempt, stream, seq);
+      if (known !== undefined && known !== sha256) {
+        return fail("LOG_CONFLICT", `${stream} ${seq} was received with other content; the first stays`);
+      }
+      if (known === undefined) {
+        if (seq > logMarks[stream] + this.#limits.seq_window) {
+          return fail("TOO_MANY_EVENTS", `${stream}: send chunk ${logMarks[stream] + 1} first`);
+        }
+        this.#store.logs.add(attempt, stream, seq, sha256);
+        logMarks[stream] = this.#store.logs.advance(attempt, stream, logMarks[stream]);
+        this.#intake.takeLog(work, { stream, seq, text, bytes, atMs: null });
+        work.changed = true;
+        this.#settleWhenComplete(work);
+      }
+      return ok({ stored: known === undefined && text !== "", nextSeq: logMarks[stream] + 1 });
+    });
+    if (answer.ok) this.#tellPool(false, null);
+    await this.#projector.settle();
+    return answer;
   }
 
   /** Opens an upload. A single part is one object; several are an R2 multipart upload. */
@@ -337,42 +373,53 @@ export class TrainingJob extends DurableObject<Env> {
     claims: LeaseClaims,
     request: UploadRequest,
   ): Promise<Result<{ artifactId: string; partSize: number; parts: number }>> {
-    const called = await this.#callForData(claims);
-    if (!called.ok) return called;
+    const allowed = this.#commit((work) => this.#callForFiles(work, claims));
     const spec = this.#store.spec();
+    if (!allowed.ok) return allowed;
     if (spec === undefined) return fail("STALE_LEASE", "This attempt no longer owns the job");
+    const { artifactId } = request;
     const partSize = this.#limits.part_bytes;
     const parts = Math.max(1, Math.ceil(request.sizeBytes / partSize));
-    const key = keys.artifact(spec.jobId, claims.attempt, request.artifactId);
-    const multipart = parts > 1 ? await this.env.BUCKET.createMultipartUpload(key) : null;
-    const now = Date.now();
-    this.#store.uploads.add(
-      {
-        id: request.artifactId,
-        attempt: claims.attempt,
-        state: "open",
-        row: {
-          id: request.artifactId,
+    const storageKey = keys.artifact(spec.jobId, claims.attempt, artifactId);
+    let multipart: R2MultipartUpload | null = null;
+    try {
+      if (parts > 1) multipart = await this.env.BUCKET.createMultipartUpload(storageKey);
+    } catch (thrown) {
+      logger.warn("upload not opened", { storageKey, error: errorText(thrown) });
+      return fail("STORAGE_UNAVAILABLE", "The upload could not be opened; try again");
+    }
+    const opened = this.#commit((work) => {
+      const still = this.#callForFiles(work, claims);
+      if (!still.ok) return still;
+      this.#store.uploads.add(
+        {
+          id: artifactId,
           attempt: claims.attempt,
-          kind: request.kind,
-          name: request.name,
-          role: request.role,
-          epoch: request.epoch,
-          sizeBytes: request.sizeBytes,
-          sha256: request.sha256,
-          storageKey: key,
-          manifest: request.manifest === null ? null : (JSON.parse(request.manifest) as Upload["row"]["manifest"]),
-          usable: true,
-          createdAt: now,
+          state: "open",
+          row: {
+            id: artifactId,
+            attempt: claims.attempt,
+            kind: request.kind,
+            name: request.name,
+            role: request.role,
+            epoch: request.epoch,
+            sizeBytes: request.sizeBytes,
+            sha256: request.sha256,
+            storageKey,
+            manifest: request.manifest === null ? null : (JSON.parse(request.manifest) as Upload["row"]["manifest"]),
+            usable: true,
+            createdAt: work.now,
+          },
+          uploadId: multipart?.uploadId ?? null,
+          partSize,
+          parts,
         },
-        uploadId: multipart?.uploadId ?? null,
-        partSize,
-        parts,
-      },
-      now,
-    );
-    await this.#wakeBy(now + this.#timers.upload_ttl_s * 1000);
-    return ok({ artifactId: request.artifactId, partSize, parts });
+        work.now,
+      );
+      return ok({ artifactId, partSize, parts });
+    });
+    if (!opened.ok) await multipart?.abort().catch(() => undefined);
+    return opened;
   }
 
   /** Where a part goes and how large it has to be. The Worker streams it there and then calls `partStored`. */
@@ -381,435 +428,381 @@ export class TrainingJob extends DurableObject<Env> {
     artifactId: string,
     n: number,
   ): Promise<Result<{ key: string; uploadId: string | null; sizeBytes: number; sha256: string | null }>> {
-    const upload = await this.#openUpload(claims, artifactId);
-    if (!upload.ok) return upload;
-    const { parts, partSize, row, uploadId } = upload.value;
-    if (n < 1 || n > parts) return fail("VALIDATION_ERROR", `n: this upload has parts 1 to ${parts}`, "n");
-    const sizeBytes = n < parts ? partSize : row.sizeBytes - (parts - 1) * partSize;
-    return ok({ key: row.storageKey, uploadId, sizeBytes, sha256: parts === 1 ? row.sha256 : null });
+    return this.#commit((work) => {
+      const upload = this.#openUpload(work, claims, artifactId);
+      if (!upload.ok) return upload;
+      const { parts, partSize, row, uploadId } = upload.value;
+      if (n < 1 || n > parts) return fail("VALIDATION_ERROR", `n: this upload has parts 1 to ${parts}`, "n");
+      const sizeBytes = n < parts ? partSize : row.sizeBytes - (parts - 1) * partSize;
+      return ok({ key: row.storageKey, uploadId, sizeBytes, sha256: parts === 1 ? row.sha256 : null });
+    });
   }
 
-  /** Notes a part that is in R2; the same part again replaces it. */
+  /** Notes a part that is in R2; the same part again replaces it. `etag` null: what R2 has for it now is no good. */
   async partStored(
     claims: LeaseClaims,
     artifactId: string,
-    n: number,
-    etag: string,
-    size: number,
+    part: { n: number; etag: string | null; sizeBytes: number },
   ): Promise<Result<{ n: number }>> {
-    const upload = await this.#openUpload(claims, artifactId);
-    if (!upload.ok) return upload;
-    this.#store.uploads.addPart(artifactId, n, etag, size);
-    return ok({ n });
+    const stored = this.#commit((work) => {
+      const upload = this.#openUpload(work, claims, artifactId);
+      if (!upload.ok) return upload;
+      if (part.etag === null) this.#store.uploads.removePart(artifactId, part.n);
+      else this.#store.uploads.addPart(artifactId, part.n, part.etag, part.sizeBytes);
+      return ok({ n: part.n });
+    });
+    if (!stored.ok) await this.#removeLate(artifactId);
+    return stored;
   }
 
   /** State of an upload, for a runner that goes on after a cut. */
   async uploadState(
     claims: LeaseClaims,
     artifactId: string,
-  ): Promise<Result<{ state: Upload["state"]; row: UploadInfo; partSize: number; parts: number; received: number[] }>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    const upload = this.#store.uploads.get(artifactId);
-    if (upload === undefined) return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
-    const { manifest: _, ...row } = upload.row;
-    return ok({
-      state: upload.state,
-      row,
-      partSize: upload.partSize,
-      parts: upload.parts,
-      received: this.#store.uploads.parts(artifactId).map((part) => part.n),
+  ): Promise<
+    Result<{
+      state: "open" | "complete" | "aborted";
+      row: UploadInfo;
+      partSize: number;
+      parts: number;
+      received: number[];
+    }>
+  > {
+    return this.#commit((work) => {
+      const called = this.#call(work, claims);
+      if (!called.ok) return called;
+      const upload = this.#store.uploads.get(artifactId);
+      if (upload === undefined) return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
+      const { manifest: _, ...row } = upload.row;
+      return ok({
+        state: upload.state === "aborting" ? "aborted" : upload.state,
+        row,
+        partSize: upload.partSize,
+        parts: upload.parts,
+        received: this.#store.uploads.parts(artifactId).map((part) => part.n),
+      });
     });
   }
 
   /** Ends an upload whose parts are all there; only now can it be listed, resumed from and used. Twice is the same. */
   async completeUpload(claims: LeaseClaims, artifactId: string): Promise<Result<{ artifactId: string; key: string }>> {
-    const called = await this.#callForData(claims);
-    if (!called.ok) return called;
-    const upload = this.#store.uploads.get(artifactId);
-    if (upload === undefined) return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
-    if (upload.attempt !== claims.attempt) return fail("FORBIDDEN", "This artifact belongs to another attempt");
-    if (upload.state === "aborted") return fail("UPLOAD_CLOSED", "This upload was aborted");
-    if (upload.state === "open") {
-      const parts = this.#store.uploads.parts(artifactId);
-      const have = new Set(parts.map((part) => part.n));
-      const missing = Array.from({ length: upload.parts }, (_, i) => i + 1).filter((n) => !have.has(n));
-      if (missing.length > 0) {
-        return fail("VALIDATION_ERROR", `parts: missing ${missing.slice(0, 20).join(", ")}`, "parts");
-      }
-      const total = parts.reduce((sum, part) => sum + part.size, 0);
-      if (total !== upload.row.sizeBytes) {
-        return fail("VALIDATION_ERROR", `size: ${total} bytes arrived of ${upload.row.sizeBytes} declared`, "size");
-      }
-      if (upload.uploadId !== null) {
-        const multipart = this.env.BUCKET.resumeMultipartUpload(upload.row.storageKey, upload.uploadId);
-        try {
-          await multipart.complete(parts.map((part) => ({ partNumber: part.n, etag: part.etag })));
-        } catch (thrown) {
-          // Completed by a call whose answer, or whose commit here, was lost.
-          const stored = await this.env.BUCKET.head(upload.row.storageKey);
-          if (stored?.size !== upload.row.sizeBytes) {
-            logger.warn("multipart completion failed", { artifactId, error: errorText(thrown) });
-            return fail("STORAGE_UNAVAILABLE", "The parts could not be joined; try again");
-          }
-        }
-      }
-      // The call to R2 let other calls in: the fence is asked again with the write.
-      const still = await this.#callForData(claims);
-      if (!still.ok) return still;
-      this.#store.transaction(() => {
-        this.#store.uploads.put({ ...upload, state: "complete" });
-        this.#store.uploads.forgetParts(artifactId);
-        this.#store.outbox.push({ kind: "artifact", row: upload.row });
-      });
-      await this.#projector.settle();
+    const ready = this.#commit((work) => {
+      const upload = this.#ownUpload(work, claims, artifactId);
+      if (!upload.ok || upload.value.state === "complete") return upload;
+      return this.#withAllParts(upload.value);
+    });
+    if (!ready.ok) return ready;
+    const { row, state, uploadId } = ready.value;
+    if (state === "complete") return ok({ artifactId, key: row.storageKey });
+    if (uploadId !== null && !(await this.#joinParts(ready.value, uploadId))) {
+      return fail("STORAGE_UNAVAILABLE", "The parts could not be joined; try again");
     }
-    return ok({ artifactId, key: upload.row.storageKey });
+    // The call to R2 let other calls in: fence and state are asked again with the write.
+    const completed = this.#commit((work) => {
+      const still = this.#ownUpload(work, claims, artifactId);
+      if (!still.ok || still.value.state === "complete") return still;
+      this.#store.uploads.put({ ...still.value, state: "complete" });
+      this.#store.uploads.forgetParts(artifactId);
+      this.#store.outbox.push({ kind: "artifact", row: still.value.row });
+      return still;
+    });
+    if (!completed.ok) await this.#removeLate(artifactId);
+    await this.#projector.settle();
+    return completed.ok ? ok({ artifactId, key: row.storageKey }) : completed;
   }
 
-  /** Gives an upload up and removes what R2 has of it. */
+  /** Gives an upload up and removes what R2 has of it. Twice is the same; a complete one stays. */
   async abortUpload(claims: LeaseClaims, artifactId: string): Promise<Result<null>> {
-    const upload = await this.#openUpload(claims, artifactId);
-    if (!upload.ok) return upload.error.code === "UPLOAD_CLOSED" ? ok(null) : upload;
-    await this.#discard(upload.value);
-    return ok(null);
+    const aborted = this.#commit((work): Result<null> => {
+      const upload = this.#callForFiles(work, claims);
+      if (!upload.ok) return upload;
+      const known = this.#store.uploads.get(artifactId);
+      if (known === undefined) return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
+      if (known.attempt !== claims.attempt) return fail("FORBIDDEN", "This artifact belongs to another attempt");
+      if (known.state === "complete") return fail("UPLOAD_CLOSED", "This upload is complete");
+      if (known.state === "open") this.#store.uploads.put({ ...known, state: "aborting" });
+      return ok(null);
+    });
+    if (aborted.ok) await this.#cleanUp();
+    return aborted;
   }
 
   /** A complete artifact of this job, for the runner that holds the lease (any attempt: it may resume from it). */
   async artifact(claims: LeaseClaims, artifactId: string): Promise<Result<UploadInfo>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    const upload = this.#store.uploads.get(artifactId);
-    if (upload?.state !== "complete") return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
-    const { manifest: _, ...row } = upload.row;
-    return ok(row);
+    return this.#commit((work) => {
+      const called = this.#call(work, claims);
+      if (!called.ok) return called;
+      const upload = this.#store.uploads.get(artifactId);
+      if (upload?.state !== "complete") return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
+      const { manifest: _, ...row } = upload.row;
+      return ok(row);
+    });
   }
 
-  /** Whether the fence of a token is still the current one; also renews the lease. */
-  async touch(claims: LeaseClaims): Promise<Result<{ datasetId: string }>> {
-    const called = await this.#call(claims);
-    if (!called.ok) return called;
-    return ok({ datasetId: this.#store.spec()?.datasetId ?? "" });
+  /** Renews the lease of a runner that reads its dataset, and says which one that is. */
+  async datasetOf(claims: LeaseClaims): Promise<Result<{ datasetId: string }>> {
+    return this.#commit((work) => {
+      const called = this.#callForFiles(work, claims);
+      return called.ok ? ok({ datasetId: this.#store.spec()?.datasetId ?? "" }) : called;
+    });
+  }
+
+  /** The cron asks a job that has not moved for long to look at itself; its row moves, so that others get their turn. */
+  async poke(): Promise<void> {
+    if (this.#store.spec() === undefined) return;
+    this.#commit((work) => {
+      this.#move(work, { type: "tick" });
+      work.changed = true;
+      work.news = true;
+    });
+    if (this.#store.head().state.phase === "queued") await this.#enqueue();
+    await this.#projector.settle();
   }
 
   /** The one alarm: recomputes from what is stored, so that early, late and repeated ones do no harm. */
   override async alarm(): Promise<void> {
+    this.#alarmAtMs = null;
+    if (this.#store.spec() === undefined) return;
     const now = Date.now();
-    // The next slot first: whatever fails below is tried again.
-    await this.ctx.storage.setAlarm(now + D1_RETRY_MS);
-    await this.#apply({ type: "tick" });
-    const head = this.#store.head();
-    if (head.state.phase === "queued") await this.#enqueue();
-    for (const upload of this.#store.uploads.openBefore(now - this.#timers.upload_ttl_s * 1000))
-      await this.#discard(upload);
-    const delivered = await this.#projector.flush();
-    await this.ctx.storage.deleteAlarm();
-    if (delivered) await this.#rearm();
-    else await this.#wakeBy(now + D1_RETRY_MS);
+    const isReminding = now >= this.#remindedPoolAtMs + REMIND_POOL_MS;
+    if (isReminding) this.#remindedPoolAtMs = now;
+    // Arms the next one before anything that can fail.
+    this.#commit((work) => {
+      this.#move(work, { type: "tick" });
+      work.changed = true;
+    });
+    if (isReminding) await this.#enqueue();
+    this.#giveUpOldUploads(now);
+    await this.#cleanUp();
+    await this.#projector.settle();
+    this.#rearm();
   }
 
-  // ---- one place for each thing that happens after a transition ----
+  // ---- one place for each thing that happens in and after a unit of work ----
 
-  /** Transition, commit, effects. */
-  async #apply(event: JobEvent): Promise<Result<JobState>> {
-    const before = this.#store.head().state;
-    const moved = transition(before, event, this.#policy, Date.now());
+  /** Runs a unit of work: all that it stores is stored together, or nothing; then the alarm, then the effects. */
+  #commit<T>(run: (work: Work) => T): T {
+    const work: Work = { head: this.#store.head(), now: Date.now(), effects: [], changed: false, news: false };
+    const value = this.#store.transaction(() => {
+      const result = run(work);
+      if (work.news) this.#pushJobRow(work);
+      if (work.changed) this.#store.putHead(work.head);
+      return result;
+    });
+    if (!work.changed) return value;
+    for (const effect of work.effects) {
+      if (effect.type === "enqueue") this.#enqueued = this.#enqueue();
+      if (effect.type === "withdraw") this.ctx.waitUntil(this.#withdraw());
+    }
+    this.#rearm();
+    if (work.effects.length > 0) this.#tellPool(true, null);
+    if (!isWaiting(work.head.state.phase)) for (const resolve of this.#untilTaken.splice(0)) resolve();
+    return value;
+  }
+
+  /** One transition inside a unit of work. A refusal changes nothing. */
+  #move(work: Work, event: JobEvent): Result<JobState> {
+    const before = work.head.state;
+    const moved = transition(before, event, this.#policy, work.now);
     if (!moved.ok) return moved;
     const { state, effects } = moved.value;
-    if (state !== before || effects.length > 0) await this.#commit(before, state, effects);
+    work.head.state = state;
+    if (state !== before) work.changed = true;
+    // A renewed lease alone is no news to readers.
+    if (effects.length > 0 || visible(state) !== visible(before)) work.news = true;
+    for (const effect of effects) this.#note(work, effect);
+    work.effects.push(...effects);
     return ok(state);
   }
 
-  async #commit(before: JobState, state: JobState, effects: Effect[]): Promise<void> {
-    const now = Date.now();
-    this.#store.transaction(() => {
-      const head = this.#store.head();
-      const next: Head = { ...head, state };
-      for (const effect of effects) {
-        if (effect.type === "attemptStarted") {
-          const resumeEpoch = this.#resumeEpoch(state);
-          next.mark = 0;
-          next.logMarks = { stdout: 0, stderr: 0 };
-          next.announced = null;
-          next.progress = rewind(head.progress, resumeEpoch);
-          this.#store.events.forgetOthers(state.attempt);
-          this.#store.outbox.push({
-            kind: "attempt",
-            row: {
-              attempt: state.attempt,
-              owner: state.owner ?? "plain",
-              runnerId: state.runnerId,
-              resumeEpoch,
-              startedAt: now,
-              endedAt: null,
-              outcome: null,
-              reason: null,
-            },
-          });
-        }
-        if (effect.type === "attemptEnded" && state.attempt > 0) {
-          this.#store.outbox.push({
-            kind: "attempt",
-            row: {
-              attempt: state.attempt,
-              owner: before.owner ?? "plain",
-              runnerId: before.runnerId,
-              resumeEpoch: 0,
-              startedAt: before.attemptStartedAtMs ?? now,
-              endedAt: now,
-              outcome: effect.outcome,
-              reason: state.reason,
-            },
-          });
-        }
-      }
-      // A renewed lease alone is no news to readers.
-      if (effects.length > 0 || visible(state) !== visible(before)) this.#pushJobRow(next);
-      this.#store.putHead(next);
-    });
-    await this.#rearm();
-    for (const effect of effects) {
-      if (effect.type === "enqueue") await this.#enqueue();
-      if (effect.type === "withdraw") await this.#withdraw();
+  /** What the beginning and the end of an attempt store. */
+  #note({ head, now }: Work, effect: Effect): void {
+    const { state } = head;
+    if (effect.type === "attemptStarted") {
+      const resumeEpoch = resumeEpochOf(this.#resumePoint(state));
+      head.mark = 0;
+      head.logMarks = { stdout: 0, stderr: 0 };
+      head.announced = null;
+      head.progress = rewind(head.progress, resumeEpoch);
+      this.#store.forgetAttempts(state.attempt);
+      this.#store.outbox.push({
+        kind: "attemptStart",
+        row: {
+          attempt: state.attempt,
+          owner: state.owner ?? "plain",
+          runnerId: state.runnerId,
+          resumeEpoch,
+          startedAt: now,
+          endedAt: null,
+          outcome: null,
+          reason: null,
+        },
+      });
     }
-    if (effects.length > 0) await this.#tellPool(true);
+    if (effect.type === "attemptEnded") {
+      const { outcome, reason } = effect;
+      this.#store.outbox.push({ kind: "attemptEnd", attempt: state.attempt, row: { endedAt: now, outcome, reason } });
+    }
   }
 
-  /** The fence first; a valid call renews the lease and tells the pool that the runner lives. */
-  async #call(claims: LeaseClaims): Promise<Result<JobState>> {
-    const called = await this.#apply({ type: "call", fence: claims.fence });
-    if (called.ok) await this.#tellPool(false);
-    return called;
+  /** The fence first; a valid call renews the lease. */
+  #call(work: Work, { fence }: LeaseClaims): Result<JobState> {
+    return this.#move(work, { type: "call", fence });
   }
 
-  /** A call that brings files: refused once the attempt has ended. */
-  async #callForData(claims: LeaseClaims): Promise<Result<JobState>> {
-    const called = await this.#call(claims);
+  /** A call for or with files: refused once the attempt has ended. */
+  #callForFiles(work: Work, claims: LeaseClaims): Result<JobState> {
+    const called = this.#call(work, claims);
     if (called.ok && ["completed", "failed", "stopped"].includes(called.value.phase)) {
       return fail("STALE_LEASE", "The attempt has ended; only its log tail is taken");
     }
     return called;
   }
 
-  async #openUpload(claims: LeaseClaims, artifactId: string): Promise<Result<Upload>> {
-    const called = await this.#callForData(claims);
+  /** An upload of this attempt that was not given up. */
+  #ownUpload(work: Work, claims: LeaseClaims, artifactId: string): Result<Upload> {
+    const called = this.#callForFiles(work, claims);
     if (!called.ok) return called;
     const upload = this.#store.uploads.get(artifactId);
     if (upload === undefined) return fail("ARTIFACT_NOT_FOUND", "Artifact not found");
     if (upload.attempt !== claims.attempt) return fail("FORBIDDEN", "This artifact belongs to another attempt");
-    if (upload.state !== "open") return fail("UPLOAD_CLOSED", `This upload is ${upload.state}`);
+    if (upload.state === "aborting" || upload.state === "aborted") {
+      return fail("UPLOAD_CLOSED", "This upload was given up");
+    }
     return ok(upload);
   }
 
-  async #discard(upload: Upload): Promise<void> {
-    const { storageKey } = upload.row;
-    if (upload.uploadId !== null) {
-      await this.env.BUCKET.resumeMultipartUpload(storageKey, upload.uploadId)
-        .abort()
-        .catch((thrown: unknown) => logger.warn("abort of an upload failed", { storageKey, error: errorText(thrown) }));
-    }
-    await this.env.BUCKET.delete(storageKey);
-    this.#store.transaction(() => {
-      this.#store.uploads.put({ ...upload, state: "aborted" });
-      this.#store.uploads.forgetParts(upload.id);
-    });
+  #openUpload(work: Work, claims: LeaseClaims, artifactId: string): Result<Upload> {
+    const upload = this.#ownUpload(work, claims, artifactId);
+    return upload.ok && upload.value.state === "complete" ? fail("UPLOAD_CLOSED", "This upload is complete") : upload;
   }
 
-  /** Stores what one report says, inside the caller's transaction. Returns what is wrong with it, if anything. */
-  #takeReport(head: Head, report: Report, seq: number): { code: string; field: string | null; message: string } | null {
-    const { state } = head;
-    const now = Date.now();
-    const spec = this.#store.spec();
-    if (spec === undefined) return null;
-    const counts = state.phase === "running" || state.phase === "suspect" || state.phase === "finalizing";
-    switch (report.type) {
-      case "started":
-        if (counts) head.progress = observe(head.progress, report, primaryOf(spec));
-        return null;
-      case "metric": {
-        // After a stop or an end nothing an attempt sends changes its metrics.
-        if (!counts) return null;
-        if (!this.#store.addMetricNames(Object.keys(report.extraMetrics), this.#limits.metric_names)) {
-          return {
-            code: "VALIDATION_ERROR",
-            field: "data.extra_metrics",
-            message: `a job has at most ${this.#limits.metric_names} metric names`,
-          };
-        }
-        head.counters.metricId += 1;
-        const { type: _, ...point } = report;
-        this.#store.outbox.push({
-          kind: "metrics",
-          rows: [{ ...point, id: head.counters.metricId, attempt: state.attempt, createdAt: now }],
-        });
-        head.progress = observe(head.progress, report, primaryOf(spec));
-        return null;
-      }
-      case "validation": {
-        if (!counts) return null;
-        const { images, type: _, ...result } = report;
-        const taskType = result.taskType ?? String(spec.wire.task_type);
-        this.#store.outbox.push({
-          kind: "validation",
-          attempt: state.attempt,
-          createdAt: now,
-          result: { ...result, taskType },
-        });
-        this.#store.outbox.push({
-          kind: "images",
-          attempt: state.attempt,
-          epoch: report.epoch,
-          offset: 0,
-          images,
-          replaceAll: true,
-        });
-        head.progress = observe(head.progress, report, primaryOf(spec));
-        return null;
-      }
-      case "validationImages":
-        if (!counts) return null;
-        this.#store.outbox.push({
-          kind: "images",
-          attempt: state.attempt,
-          epoch: report.epoch,
-          offset: report.offset,
-          images: report.images,
-          replaceAll: false,
-        });
-        return null;
-      case "checkpoint": {
-        // A runner that leaves after a stop still hands in its last checkpoint.
-        if (!counts && state.phase !== "leaving") return null;
-        const upload = this.#store.uploads.get(report.artifactId);
-        if (upload === undefined || upload.state !== "complete") {
-          return {
-            code: "VALIDATION_ERROR",
-            field: "data.artifact_id",
-            message: "no complete upload of this job has this id",
-          };
-        }
-        const row = { ...upload.row, epoch: report.epoch, role: report.role ?? upload.row.role };
-        this.#store.uploads.put({ ...upload, row });
-        this.#store.outbox.push({ kind: "artifact", row });
-        return null;
-      }
-      case "log":
-        this.#takeLog(head, {
-          stream: report.stream,
-          seq,
-          text: report.lines.map((line) => `${line.replaceAll("\n", " ")}\n`).join(""),
-          bytes: report.lines.reduce((sum, line) => sum + line.length + 1, 0),
-          atMs: report.atMs,
-        });
-        return null;
-      case "end":
-        return null;
+  /** The upload, or which of its parts are missing. */
+  #withAllParts(upload: Upload): Result<Upload> {
+    const parts = this.#store.uploads.parts(upload.id);
+    const have = new Set(parts.map((part) => part.n));
+    const missing = Array.from({ length: upload.parts }, (_, i) => i + 1).filter((n) => !have.has(n));
+    if (missing.length > 0) {
+      return fail("VALIDATION_ERROR", `parts: missing ${missing.slice(0, 20).join(", ")}`, "parts");
+    }
+    const total = parts.reduce((sum, part) => sum + part.size, 0);
+    if (total !== upload.row.sizeBytes) {
+      return fail("VALIDATION_ERROR", `size: ${total} bytes arrived of ${upload.row.sizeBytes} declared`, "size");
+    }
+    return ok(upload);
+  }
+
+  /** Makes one object of the parts. True also when a call whose answer, or whose commit here, was lost has done it. */
+  async #joinParts({ id, row }: Upload, uploadId: string): Promise<boolean> {
+    const parts = this.#store.uploads.parts(id).map(({ n, etag }) => ({ partNumber: n, etag }));
+    try {
+      await this.env.BUCKET.resumeMultipartUpload(row.storageKey, uploadId).complete(parts);
+      return true;
+    } catch (thrown) {
+      logger.warn("parts not joined", { storageKey: row.storageKey, error: errorText(thrown) });
+    }
+    try {
+      return (await this.env.BUCKET.head(row.storageKey))?.size === row.sizeBytes;
+    } catch {
+      return false;
     }
   }
 
-  /** Stores lines as they came; over the job's quota they are acknowledged, not stored, and the job says so. */
-  #takeLog(
-    head: Head,
-    log: { stream: "stdout" | "stderr"; seq: number; text: string; bytes: number; atMs: number | null },
-  ): void {
-    if (log.text === "") return;
-    if (head.counters.logBytes + log.bytes > this.#limits.job_log_bytes) {
-      if (!head.logTruncated) {
-        head.logTruncated = true;
-        this.#pushJobRow(head);
-      }
-      return;
+  #giveUpOldUploads(now: number): void {
+    for (const upload of this.#store.uploads.openBefore(now - this.#timers.upload_ttl_s * 1000)) {
+      this.#store.uploads.put({ ...upload, state: "aborting" });
     }
-    const text = maskSecrets(log.text);
-    const lineCount = text.split("\n").length - (text.endsWith("\n") ? 1 : 0);
-    this.#store.outbox.push({
-      kind: "log",
-      row: {
-        firstLine: head.counters.lines + 1,
-        lineCount,
-        attempt: head.state.attempt,
-        stream: log.stream,
-        seq: log.seq,
-        text,
-        createdAt: log.atMs ?? Date.now(),
-      },
-    });
-    head.counters.lines += lineCount;
-    head.counters.logBytes += log.bytes;
+  }
+
+  /** Bytes went on arriving while their upload was given up. */
+  async #removeLate(artifactId: string): Promise<void> {
+    const upload = this.#store.spec() === undefined ? undefined : this.#store.uploads.get(artifactId);
+    if (upload?.state !== "aborting" && upload?.state !== "aborted") return;
+    await this.env.BUCKET.delete(upload.row.storageKey).catch((thrown: unknown) =>
+      logger.warn("upload not removed", { storageKey: upload.row.storageKey, error: errorText(thrown) }),
+    );
+  }
+
+  /** Removes from R2 what is left of uploads that were given up; what fails is tried again by the alarm. */
+  async #cleanUp(): Promise<void> {
+    for (const upload of this.#store.uploads.aborting()) {
+      const { storageKey } = upload.row;
+      try {
+        // It is gone already when an earlier try got this far.
+        if (upload.uploadId !== null) {
+          await this.env.BUCKET.resumeMultipartUpload(storageKey, upload.uploadId)
+            .abort()
+            .catch((thrown: unknown) => logger.info("nothing to abort", { storageKey, error: errorText(thrown) }));
+        }
+        await this.env.BUCKET.delete(storageKey);
+        this.#store.uploads.put({ ...upload, state: "aborted" });
+        this.#store.uploads.forgetParts(upload.id);
+      } catch (thrown) {
+        logger.warn("upload not removed", { storageKey, error: errorText(thrown) });
+      }
+    }
+    this.#rearm();
+  }
+
+  /** Stores what one report says. */
+  #take(work: Work, report: Report, seq: number): Omit<RejectedReport, "seq"> | null {
+    const problem = this.#intake.takeReport(work, report, seq);
+    if (problem === null && PROGRESS.has(report.type)) this.#move(work, { type: "progress" });
+    return problem;
+  }
+
+  #takeUnnumbered(work: Work, { identity, report, mlflowRunId }: UnnumberedReport): Omit<RejectedReport, "seq"> | null {
+    if (identity !== null && !this.#store.addPlain(work.head.state.attempt, identity)) return null;
+    if (mlflowRunId !== null) {
+      work.head.progress.mlflowRunId = mlflowRunId;
+      work.changed = true;
+      work.news = true;
+    }
+    return this.#take(work, report, 0);
   }
 
   /** The last event of a leased attempt: closes it, or waits for what it announced. */
-  async #finish(claims: LeaseClaims, seq: number, end: Extract<Report, { type: "end" }>): Promise<void> {
-    const head = this.#store.head();
+  #finish(work: Work, claims: LeaseClaims, seq: number, end: EndReport): void {
+    const { head } = work;
     const intact = end.chunksFailed === 0;
-    const announced = head.announced ?? { seq, logChunks: intact ? end.logChunks : null, intact };
-    if (head.announced === null) this.#store.putHead({ ...head, announced });
+    head.announced ??= { seq, logChunks: intact ? end.logChunks : null, intact };
     if (end.reason === "checkpoint_corrupt") this.#distrustResume(head.state);
-    const finished = await this.#apply({
-      type: "finish",
-      fence: claims.fence,
-      outcome: end.outcome,
-      reason: end.reason,
-      message: end.message,
-      complete: isComplete(announced, head),
-      intact,
-    });
-    if (!finished.ok) logger.warn("last event refused", { code: finished.error.code });
+    const { outcome, reason, message } = end;
+    const complete = isComplete(head.announced, head);
+    this.#move(work, { type: "finish", fence: claims.fence, outcome, reason, message, complete, intact });
   }
 
-  async #finishWhenComplete(): Promise<void> {
-    const head = this.#store.head();
-    if (head.state.phase !== "finalizing" || head.announced === null) return;
-    if (isComplete(head.announced, head)) await this.#apply({ type: "dataComplete" });
+  /** Ends the wait of a finalizing attempt once all that it announced is in. */
+  #settleWhenComplete(work: Work): void {
+    const { announced, state } = work.head;
+    if (state.phase !== "finalizing" || announced === null) return;
+    if (isComplete(announced, work.head)) this.#move(work, { type: "settle", dataComplete: announced.intact });
   }
 
-  /** What this attempt goes on from: the newest checkpoint of its lineage, else the one that `start` named, else nothing. */
-  #resumeOf(state: JobState): { upload: Upload | null; weightsOnly: boolean } {
-    const usable = (upload: Upload) => upload.row.kind === "checkpoint" && upload.row.usable;
-    const newest = this.#store.uploads
-      .complete(state.lineageFrom)
-      .find((upload) => usable(upload) && upload.attempt < Math.max(state.attempt, 1) && upload.row.epoch !== null);
-    if (newest) return { upload: newest, weightsOnly: false };
-    if (state.resume.from !== "artifact") return { upload: null, weightsOnly: false };
-    const named = this.#store.uploads.get(state.resume.artifactId);
-    return named?.row.usable
-      ? { upload: named, weightsOnly: state.resume.weightsOnly }
-      : { upload: null, weightsOnly: false };
+  /** The event of a `start` that is allowed and whose checkpoint exists. */
+  #startable(state: JobState, resume: ResumeChoice): Result<JobEvent> {
+    const allowed = transition(state, { type: "start", resume }, this.#policy, Date.now());
+    if (!allowed.ok) return allowed;
+    const choice = checkedChoice(state, this.#store.uploads.complete(), resume);
+    return choice.ok ? ok({ type: "start", resume: choice.value }) : choice;
   }
 
-  #resumeEpoch(state: JobState): number {
-    const { upload, weightsOnly } = this.#resumeOf(state);
-    return weightsOnly ? 0 : (upload?.row.epoch ?? 0);
+  #resumePoint(state: JobState): ResumePoint | null {
+    return resumePoint(state, this.#store.uploads.complete());
   }
 
   /** The runner found that the checkpoint's bytes do not fit its hash: the one before it is used from now on. */
   #distrustResume(state: JobState): void {
-    const { upload } = this.#resumeOf(state);
-    if (upload === null) return;
-    const row = { ...upload.row, usable: false };
-    this.#store.transaction(() => {
-      this.#store.uploads.put({ ...upload, row });
-      this.#store.outbox.push({ kind: "artifact", row });
-    });
+    const point = this.#resumePoint(state);
+    if (point === null) return;
+    const row = { ...point.upload.row, usable: false };
+    this.#store.uploads.put({ ...point.upload, row });
+    this.#store.outbox.push({ kind: "artifact", row });
   }
 
-  /** Turns the wish of `start` into an existing checkpoint of this job, or refuses. */
-  #checkedChoice(state: JobState, resume: ResumeChoice): Result<ResumeChoice> {
-    const missing = fail("CHECKPOINT_NOT_FOUND", "Checkpoint not found", "checkpoint_path");
-    if (resume.from === "nothing") return ok(resume);
-    if (resume.from === "newest") {
-      const found = this.#store.uploads
-        .complete(state.lineageFrom)
-        .some((upload) => upload.row.kind === "checkpoint" && upload.row.usable);
-      return found ? ok(resume) : fail("CHECKPOINT_NOT_FOUND", "The job has no checkpoint to resume from", "resume");
-    }
-    const upload = this.#store.uploads.get(resume.artifactId);
-    return upload?.state === "complete" && upload.row.kind === "checkpoint" && upload.row.usable ? ok(resume) : missing;
-  }
-
-  #pushJobRow(head: Head): void {
-    head.counters = { ...head.counters, rev: head.counters.rev + 1 };
-    const { state, progress } = head;
+  #pushJobRow({ head, now }: Work): void {
+    const { counters, logTruncated, progress, state } = head;
+    counters.rev += 1;
     this.#store.outbox.push({
       kind: "job",
       row: {
@@ -825,40 +818,46 @@ export class TrainingJob extends DurableObject<Env> {
         bestValue: progress.bestValue,
         bestEpoch: progress.bestEpoch,
         dataComplete: state.dataComplete,
-        logTruncated: head.logTruncated,
+        logTruncated,
         startedAt: state.startedAtMs,
         completedAt: state.completedAtMs,
-        updatedAt: Date.now(),
-        rev: head.counters.rev,
+        updatedAt: now,
+        rev: counters.rev,
       },
     });
-  }
-
-  #view(): JobView {
-    const { state } = this.#store.head();
-    return {
-      status: STATUS_OF[state.phase],
-      phase: state.phase,
-      attempt: state.attempt,
-      startedAtMs: state.startedAtMs,
-      completedAtMs: state.completedAtMs,
-    };
   }
 
   #pool() {
     return this.env.RUNNER_POOL.getByName(POOL_NAME);
   }
 
-  /** Tells the pool that the job waits. Idempotent; a lost call is made again by the alarm while the job is queued. */
-  async #enqueue(): Promise<void> {
+  async #capacity({ jobId, projectId, requirements }: JobSpec) {
+    try {
+      return await this.#pool().capacity(requirements, projectId);
+    } catch (thrown) {
+      logger.warn("pool not reached", { jobId, error: errorText(thrown) });
+      return { live: 0, capable: 0, queuedInProject: 0 };
+    }
+  }
+
+  /**
+   * Tells the pool that the job waits. Idempotent; a lost call is made again by the alarm while the job is queued.
+   * @returns whether a waiting runner is being offered the job
+   */
+  async #enqueue(): Promise<boolean> {
     const spec = this.#store.spec();
     const { state } = this.#store.head();
-    if (spec === undefined || state.phase !== "queued") return;
+    if (spec === undefined || state.phase !== "queued") return false;
+    const now = Date.now();
+    this.#remindedPoolAtMs = now;
     const { jobId, projectId, priority, requirements } = spec;
-    await this.#pool()
-      .enqueue({ jobId, projectId, priority, requirements, queuedAtMs: state.queuedAtMs ?? Date.now() })
-      .catch((thrown: unknown) => logger.warn("pool not reached", { jobId, error: errorText(thrown) }));
-    await this.#wakeBy(Date.now() + REMIND_POOL_MS);
+    try {
+      const job = { jobId, projectId, priority, requirements, queuedAtMs: state.queuedAtMs ?? now };
+      return (await this.#pool().enqueue(job)).offered;
+    } catch (thrown) {
+      logger.warn("pool not reached", { jobId, error: errorText(thrown) });
+      return false;
+    }
   }
 
   async #withdraw(): Promise<void> {
@@ -869,40 +868,75 @@ export class TrainingJob extends DurableObject<Env> {
       .catch((thrown: unknown) => logger.warn("pool not reached", { jobId, error: errorText(thrown) }));
   }
 
-  async #tellPool(now: boolean): Promise<void> {
+  /** Waits until a runner has taken the job, for as long as `start` should. */
+  async #taken(): Promise<void> {
+    if (!isWaiting(this.#store.head().state.phase)) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, START_PATIENCE_MS);
+      this.#untilTaken.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  /** Lets the pool know that the runner of this job lives; nobody waits for it. */
+  #tellPool(now: boolean, skewMs: number | null): void {
     const { runnerId, phase } = this.#store.head().state;
     if (runnerId === null || !["running", "finalizing", "leaving"].includes(phase)) return;
-    if (!now && Date.now() - this.#poolToldAtMs < TOUCH_POOL_MS) return;
-    this.#poolToldAtMs = Date.now();
-    await this.#pool()
-      .touch(runnerId)
-      .catch((thrown: unknown) => logger.warn("pool not reached", { runnerId, error: errorText(thrown) }));
+    const isNewSkew = skewMs !== null && Math.abs(skewMs - (this.#toldSkewMs ?? Number.POSITIVE_INFINITY)) > 5_000;
+    if (!now && !isNewSkew && Date.now() - this.#toldPoolAtMs < TOUCH_POOL_MS) return;
+    this.#toldPoolAtMs = Date.now();
+    this.#toldSkewMs = skewMs ?? this.#toldSkewMs;
+    this.ctx.waitUntil(
+      this.#pool()
+        .touch(runnerId, skewMs)
+        .catch((thrown: unknown) => logger.warn("pool not reached", { runnerId, error: errorText(thrown) })),
+    );
   }
 
-  /** Makes sure that the alarm rings by then; an earlier one stays. */
-  async #wakeBy(atMs: number): Promise<void> {
-    const current = await this.ctx.storage.getAlarm();
-    if (current === null || current > atMs) await this.ctx.storage.setAlarm(atMs);
-  }
-
-  /** The earliest thing that time alone will change. */
-  async #rearm(): Promise<void> {
+  /** Sets the alarm to the earliest thing that time alone will do; one that rings earlier stays and comes by here again. */
+  #rearm(): void {
+    if (this.#store.spec() === undefined) return;
+    const now = Date.now();
     const { state } = this.#store.head();
-    const openAt = this.#store.uploads.oldestOpenAt();
-    const deadlines = [
-      nextDeadline(state, this.#policy),
-      state.phase === "queued" ? Date.now() + REMIND_POOL_MS : null,
-      openAt === null ? null : openAt + this.#timers.upload_ttl_s * 1000,
-    ].filter((deadline) => deadline !== null);
-    if (deadlines.length > 0) await this.#wakeBy(Math.min(...deadlines));
+    const { outbox, uploads } = this.#store;
+    const openSinceMs = uploads.oldestOpenAt();
+    const retryMs = Math.min(D1_RETRY_CAP_MS, D1_RETRY_MS * 2 ** Math.max(0, this.#projector.failures() - 1));
+    const earliest = Math.min(
+      ...[
+        nextDeadline(state, this.#policy),
+        state.phase === "queued" ? this.#remindedPoolAtMs + REMIND_POOL_MS : null,
+        openSinceMs === null ? null : openSinceMs + this.#timers.upload_ttl_s * 1000,
+        uploads.aborting().length === 0 ? null : now + CLEAN_UP_RETRY_MS,
+        // Also when D1 answers: this object may end before it has.
+        outbox.oldestId() === null ? null : now + retryMs,
+      ].filter((deadline) => deadline !== null),
+    );
+    if (earliest >= (this.#alarmAtMs ?? Number.POSITIVE_INFINITY)) return;
+    this.#alarmAtMs = earliest;
+    void this.ctx.storage.setAlarm(earliest);
   }
 }
+
+type EndReport = Extract<Report, { type: "end" }>;
+
+/** Reports that show that an attempt gets on. */
+const PROGRESS: ReadonlySet<Report["type"]> = new Set(["metric", "validation", "checkpoint"]);
+
+const isWaiting = (phase: Phase) => phase === "queued" || phase === "offered";
 
 /** Whether all events and log chunks that the last event announced are in. */
 const isComplete = ({ seq, logChunks }: NonNullable<Head["announced"]>, { mark, logMarks }: Head): boolean =>
   mark >= seq && (logChunks === null || (logMarks.stdout >= logChunks.stdout && logMarks.stderr >= logChunks.stderr));
 
-const primaryOf = (spec: JobSpec) => ({ name: spec.primaryMetric, mode: spec.primaryMetricMode });
+const viewOf = (state: JobState): JobView => ({
+  status: STATUS_OF[state.phase],
+  phase: state.phase,
+  attempt: state.attempt,
+  startedAtMs: state.startedAtMs,
+  completedAtMs: state.completedAtMs,
+});
 
 /** The part of a state that readers see. */
 const visible = (state: JobState): string =>

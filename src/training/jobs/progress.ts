@@ -28,14 +28,18 @@ export function rewind(progress: Progress, resumeEpoch: number): Progress {
   };
 }
 
+/** A value by a name that a user chose: `constructor` is no metric. */
+const own = (values: Record<string, number | null>, name: string): number | null =>
+  Object.hasOwn(values, name) ? (values[name] ?? null) : null;
+
 const metricNamed = (report: Metric, name: string): number | null => {
   if (name === "loss") return report.loss;
   if (name === "accuracy") return report.accuracy;
-  return report.extraMetrics[name] ?? null;
+  return own(report.extraMetrics, name);
 };
 
 const validationNamed = (report: Validation, name: string): number | null =>
-  report.metrics[name] ??
+  own(report.metrics, name) ??
   (report.primaryMetricName === name || report.primaryMetricName === null ? report.primaryMetricValue : null);
 
 /** Takes one report into account. `primary` is the job's own primary metric and the direction in which it improves. */

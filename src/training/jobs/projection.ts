@@ -1,4 +1,4 @@
-import { sql } from "drizzle-orm";
+import { and, eq, sql } from "drizzle-orm";
 import { jsonRows, type Statement } from "../../db/batch.ts";
 import type { Db } from "../../db/client.ts";
 import { artifacts, jobAttempts, logChunks, trainingJobs, trainingMetrics } from "../../db/schema/index.ts";
@@ -36,7 +36,8 @@ export type StoredAttempt = Omit<typeof jobAttempts.$inferSelect, "jobId">;
 
 export type ProjectionItem =
   | { kind: "job"; row: JobRow }
-  | { kind: "attempt"; row: StoredAttempt }
+  | { kind: "attemptStart"; row: StoredAttempt }
+  | { kind: "attemptEnd"; attempt: number; row: Pick<StoredAttempt, "endedAt" | "outcome" | "reason"> }
   | { kind: "metrics"; rows: StoredMetric[] }
   | { kind: "log"; row: StoredLogChunk }
   | { kind: "artifact"; row: StoredArtifact }
@@ -60,15 +61,20 @@ export function statementsFor(db: Db, jobId: number, items: ProjectionItem[]) {
 
   for (const item of items) {
     switch (item.kind) {
-      case "attempt":
+      case "attemptStart":
         statements.push(
           db
             .insert(jobAttempts)
             .values({ jobId, ...item.row })
-            .onConflictDoUpdate({
-              target: [jobAttempts.jobId, jobAttempts.attempt],
-              set: { endedAt: item.row.endedAt, outcome: item.row.outcome, reason: item.row.reason },
-            }),
+            .onConflictDoNothing(),
+        );
+        break;
+      case "attemptEnd":
+        statements.push(
+          db
+            .update(jobAttempts)
+            .set(item.row)
+            .where(and(eq(jobAttempts.jobId, jobId), eq(jobAttempts.attempt, item.attempt))),
         );
         break;
       case "artifact":

@@ -1,6 +1,7 @@
 import { initialState, type JobState } from "./machine.ts";
 import { initialProgress, type Progress } from "./progress.ts";
 import type { ProjectionItem, StoredArtifact } from "./projection.ts";
+import type { Outbox } from "./projector.ts";
 import { advance, gaps } from "./seq-window.ts";
 import type { JobSpec } from "./spec.ts";
 
@@ -9,7 +10,7 @@ import type { JobSpec } from "./spec.ts";
  * Each migration runs once and is never edited; the key-value entries hold the small state that every call reads.
  */
 const MIGRATIONS: string[] = [
-  `CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT NOT NULL);
+  `CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT NOT NULL, bytes INTEGER NOT NULL);
    CREATE TABLE seen_events (attempt INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (attempt, seq)) WITHOUT ROWID;
    CREATE TABLE plain_events (attempt INTEGER NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (attempt, identity)) WITHOUT ROWID;
    CREATE TABLE log_chunks (attempt INTEGER NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL,
@@ -20,6 +21,11 @@ const MIGRATIONS: string[] = [
    CREATE TABLE artifact_parts (artifact_id TEXT NOT NULL, n INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
      PRIMARY KEY (artifact_id, n)) WITHOUT ROWID;`,
 ];
+
+/** D1 and this storage hold 2 MB in a row or a parameter; an item is escaped once more on its way. */
+const MAX_ITEM_BYTES = 1_000_000;
+
+const utf8 = new TextEncoder();
 
 /** Running numbers and sums of the whole job. */
 export type Counters = { metricId: number; lines: number; logBytes: number; rev: number };
@@ -43,7 +49,8 @@ export type Head = {
 export type Upload = {
   id: string;
   attempt: number;
-  state: "open" | "complete" | "aborted";
+  /** `aborting`: given up, but R2 may still have something of it. */
+  state: "open" | "complete" | "aborting" | "aborted";
   row: StoredArtifact;
   uploadId: string | null;
   partSize: number;
@@ -72,16 +79,22 @@ const toUpload = (row: UploadRow): Upload => ({
 
 export type JobStore = ReturnType<typeof openJobStore>;
 
-/** Opens the storage and brings its schema up to date. */
+/**
+ * Opens the storage and brings its schema up to date. One that knows no job yet gets no tables: a call with an id that no
+ * job has leaves nothing behind.
+ */
 export function openJobStore(storage: DurableObjectStorage) {
   const { sql, kv } = storage;
-  const version = kv.get<number>("schema") ?? 0;
-  if (version < MIGRATIONS.length) {
+  let spec = kv.get<JobSpec>("spec");
+  const migrate = () => {
+    const version = kv.get<number>("schema") ?? 0;
+    if (version === MIGRATIONS.length) return;
     storage.transactionSync(() => {
       for (const migration of MIGRATIONS.slice(version)) sql.exec(migration);
       kv.put("schema", MIGRATIONS.length);
     });
-  }
+  };
+  if (spec !== undefined) migrate();
 
   const above = (attempt: number, mark: number): number[] =>
     sql
@@ -105,29 +118,45 @@ export function openJobStore(storage: DurableObjectStorage) {
       },
     putHead: (head: Head) => kv.put("head", head),
 
-    spec: (): JobSpec | undefined => kv.get<JobSpec>("spec"),
-    putSpec: (spec: JobSpec) => kv.put("spec", spec),
+    spec: (): JobSpec | undefined => spec,
+    /** Tells the object its job; what it knows already stays. */
+    putSpec(given: JobSpec): void {
+      if (spec !== undefined) return;
+      migrate();
+      kv.put("spec", given);
+      spec = given;
+    },
 
     outbox: {
-      push: (item: ProjectionItem): number =>
-        sql.exec<{ id: number }>("INSERT INTO outbox (item) VALUES (?) RETURNING id", JSON.stringify(item)).one().id,
-      /** The oldest items, up to a number of characters, and at least one. */
-      peek(maxChars: number): { lastId: number; items: ProjectionItem[] } | null {
-        const rows = sql.exec<{ id: number; item: string }>("SELECT id, item FROM outbox ORDER BY id LIMIT 500");
+      /** False when one of the items is too large for a row of D1; none is stored then. */
+      push(...items: ProjectionItem[]): boolean {
+        const rows = items.map((item) => {
+          const json = JSON.stringify(item);
+          return { json, bytes: utf8.encode(json).byteLength };
+        });
+        if (rows.some(({ bytes }) => bytes > MAX_ITEM_BYTES)) return false;
+        for (const { json, bytes } of rows) sql.exec("INSERT INTO outbox (item, bytes) VALUES (?, ?)", json, bytes);
+        return true;
+      },
+      peek(maxBytes: number) {
+        const rows = sql.exec<{ id: number; item: string; bytes: number }>(
+          "SELECT id, item, bytes FROM outbox ORDER BY id LIMIT 500",
+        );
         const items: ProjectionItem[] = [];
         let lastId = 0;
-        let chars = 0;
+        let bytes = 0;
         for (const row of rows) {
-          chars += row.item.length;
-          if (items.length > 0 && chars > maxChars) break;
+          bytes += row.bytes;
+          if (items.length > 0 && bytes > maxBytes) break;
           items.push(JSON.parse(row.item) as ProjectionItem);
           lastId = row.id;
         }
         return items.length === 0 ? null : { lastId, items };
       },
       removeUpTo: (id: number) => void sql.exec("DELETE FROM outbox WHERE id <= ?", id),
-      newestId: (): number | null => sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
-    },
+      oldestId: () => sql.exec<{ id: number | null }>("SELECT min(id) AS id FROM outbox").one().id,
+      newestId: () => sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
+    } satisfies Outbox & { push(...items: ProjectionItem[]): boolean },
 
     events: {
       isNew: (attempt: number, mark: number, seq: number): boolean =>
@@ -145,8 +174,15 @@ export function openJobStore(storage: DurableObjectStorage) {
         return joined;
       },
       missing: (attempt: number, mark: number) => gaps(mark, above(attempt, mark)),
-      /** A new attempt numbers its events from 1; of older ones nothing is accepted any more. */
-      forgetOthers: (attempt: number) => void sql.exec("DELETE FROM seen_events WHERE attempt <> ?", attempt),
+      /** The highest number that has arrived. */
+      newest: (attempt: number, mark: number): number => above(attempt, mark).at(-1) ?? mark,
+    },
+
+    /** A new attempt numbers its events and chunks from 1; of older ones nothing is accepted any more. */
+    forgetAttempts(before: number): void {
+      for (const table of ["seen_events", "plain_events", "log_chunks"]) {
+        sql.exec(`DELETE FROM ${table} WHERE attempt < ?`, before);
+      }
     },
 
     /** Notes a plain event; false when the attempt had it already. */
@@ -246,11 +282,13 @@ export function openJobStore(storage: DurableObjectStorage) {
             id,
           )
           .toArray(),
+      removePart: (id: string, n: number) =>
+        void sql.exec("DELETE FROM artifact_parts WHERE artifact_id = ? AND n = ?", id, n),
       forgetParts: (id: string) => void sql.exec("DELETE FROM artifact_parts WHERE artifact_id = ?", id),
-      /** Complete uploads of the attempts from `fromAttempt` on, newest epoch first. */
-      complete: (fromAttempt: number): Upload[] =>
+      /** Complete uploads, newest attempt and epoch first. */
+      complete: (): Upload[] =>
         sql
-          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'complete' AND attempt >= ?", fromAttempt)
+          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'complete'")
           .toArray()
           .map(toUpload)
           .sort(
@@ -259,9 +297,11 @@ export function openJobStore(storage: DurableObjectStorage) {
           ),
       openBefore: (createdBeforeMs: number): Upload[] =>
         sql
-          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'open' AND created_at < ?", createdBeforeMs)
+          .exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'open' AND created_at <= ?", createdBeforeMs)
           .toArray()
           .map(toUpload),
+      aborting: (): Upload[] =>
+        sql.exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'aborting'").toArray().map(toUpload),
       oldestOpenAt: (): number | null =>
         sql.exec<{ at: number | null }>("SELECT min(created_at) AS at FROM artifacts WHERE state = 'open'").one().at,
     },

@@ -5,29 +5,34 @@ import type { Config } from "../../config.ts";
 import type { Content } from "../../http/content.ts";
 import { AppError, toAppError, unwrap } from "../../shared/errors.ts";
 import { newUuid, sha256Hex, toHex } from "../../shared/ids.ts";
+import { errorText, logger } from "../../shared/logger.ts";
+import { fail } from "../../shared/result.ts";
+import { openChunkReader } from "../../shared/streams.ts";
 import { isoSeconds } from "../../shared/time.ts";
 import { parseManifest } from "../inference/manifest.ts";
-import type { NumberedReport, RejectedReport } from "../jobs/events.ts";
-import { parseReport } from "../jobs/events.ts";
+import {
+  identityOf,
+  type NumberedReport,
+  parseReport,
+  type RejectedReport,
+  type Report,
+  type UnnumberedReport,
+} from "../jobs/events.ts";
 import type { TrainingJob } from "../jobs/object.ts";
 import type { JobRepository } from "../jobs/repository.ts";
 import { specOf } from "../jobs/spec.ts";
 
+/** From here on an operator hears of a runner's clock; nothing is ever refused for it. */
+const SKEW_WARNING_MS = 30_000;
+
 export type AttemptService = ReturnType<typeof createAttemptService>;
 
+const SeqSchema = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
 const BatchSchema = z.object({ events: z.array(z.unknown()) });
-const NumberedSchema = z.object({
-  seq: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
-  event: z.string(),
-  data: z.unknown().optional(),
-});
-const SingleSchema = z.object({
-  event: z.string(),
-  data: z.unknown().optional(),
-  seq: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER).optional(),
-});
+const NumberedSchema = z.object({ seq: SeqSchema, event: z.unknown().optional(), data: z.unknown().optional() });
+const SingleSchema = NumberedSchema.extend({ seq: SeqSchema.optional() });
 const JobIdSchema = z.object({ job_id: z.number().int().positive().max(Number.MAX_SAFE_INTEGER) });
-const RepeatedSchema = z.object({ attempt: z.number().optional(), fence: z.number().optional() });
+const RepeatedSchema = z.object({ attempt: z.unknown().optional(), fence: z.unknown().optional() });
 
 const invalid = (field: string, message: string) => new AppError("VALIDATION_ERROR", `${field}: ${message}`, { field });
 
@@ -35,6 +40,9 @@ const mlflowRunIdOf = (data: unknown): string | null => {
   const id = typeof data === "object" && data !== null ? (data as Record<string, unknown>).mlflow_run_id : null;
   return typeof id === "string" && id.length > 0 && id.length <= 200 ? id : null;
 };
+
+/** The field of what is wrong first, for messages. */
+const fieldOf = (error: z.ZodError) => String(error.issues[0]?.path[0] ?? "");
 
 /** The calls of a running attempt: what a job token, or the deployment's callback secret, allows. */
 export function createAttemptService(deps: {
@@ -48,78 +56,115 @@ export function createAttemptService(deps: {
   const limits = { names: config.limits.metric_names, nameLength: config.limits.metric_name_length };
   const object = (jobId: number) => jobs.getByName(String(jobId));
 
-  /** Reads one plain or single event. @throws VALIDATION_ERROR */
+  function readReport(event: unknown, data: unknown) {
+    if (typeof event !== "string") {
+      return fail("VALIDATION_ERROR", "event: must be a text", "event");
+    }
+    if (data === undefined) return fail("VALIDATION_ERROR", "data: is required", "data");
+    return parseReport(event, data, limits);
+  }
+
+  /** An event without a number. */
+  async function unnumbered(report: Report, data: unknown): Promise<UnnumberedReport> {
+    const identity = identityOf(report, await sha256Hex(JSON.stringify(report)));
+    return { identity, report, mlflowRunId: mlflowRunIdOf(data) };
+  }
+
   function readSingle(body: unknown) {
     const single = SingleSchema.safeParse(body);
-    if (!single.success) {
-      const issue = single.error.issues[0];
-      throw invalid(String(issue?.path[0] ?? "event"), issue?.message ?? "invalid");
+    if (!single.success) throw invalid(fieldOf(single.error) || "event", "invalid event");
+    return single.data;
+  }
+
+  function readBatch(list: unknown[]) {
+    const max = config.limits.events_per_batch;
+    if (list.length > max) throw invalid("events", `at most ${max} events in a batch`);
+    const events: NumberedReport[] = [];
+    const rejected: RejectedReport[] = [];
+    for (const [i, raw] of list.entries()) {
+      const numbered = NumberedSchema.safeParse(raw);
+      if (!numbered.success) throw invalid(`events.${i}.${fieldOf(numbered.error)}`, "invalid event");
+      const { seq, event, data } = numbered.data;
+      const report = readReport(event, data);
+      if (report.ok) events.push({ seq, report: report.value, mlflowRunId: mlflowRunIdOf(data) });
+      else rejected.push({ seq, ...report.error });
     }
-    if (single.data.data === undefined) throw invalid("data", "is required");
-    const report = parseReport(single.data.event, single.data.data, limits);
-    if (!report.ok) throw toAppError(report.error);
-    return { seq: single.data.seq, report: report.value, mlflowRunId: mlflowRunIdOf(single.data.data) };
+    return { events, rejected };
+  }
+
+  async function recordBatch(claims: JobTokenClaims, list: unknown[]) {
+    const { events, rejected } = readBatch(list);
+    return unwrap(await object(claims.jobId).record(claims, events, rejected));
+  }
+
+  /** The only event of a call holds up no others: what is wrong with it is the answer, not an entry of a list. */
+  async function recordSingle(claims: JobTokenClaims, body: unknown) {
+    const { seq, event, data } = readSingle(body);
+    const answer =
+      seq === undefined
+        ? unwrap(
+            await object(claims.jobId).recordUnnumbered(
+              claims,
+              await unnumbered(unwrap(readReport(event, data)), data),
+            ),
+          )
+        : await recordBatch(claims, [{ seq, event, data }]);
+    if (answer.rejected[0] !== undefined) throw toAppError(answer.rejected[0]);
+    return answer;
   }
 
   async function recordLeased(claims: JobTokenClaims, body: unknown) {
-    const repeated = RepeatedSchema.safeParse(body);
-    const { attempt, fence } = repeated.success ? repeated.data : {};
-    if ((attempt !== undefined && attempt !== claims.attempt) || (fence !== undefined && fence !== claims.fence)) {
+    const { attempt = claims.attempt, fence = claims.fence } = RepeatedSchema.parse(body);
+    if (attempt !== claims.attempt || fence !== claims.fence) {
       throw new AppError("STALE_LEASE", "This attempt no longer owns the job");
     }
-    const events: NumberedReport[] = [];
-    const rejected: RejectedReport[] = [];
     const batch = BatchSchema.safeParse(body);
-    if (batch.success) {
-      const max = config.limits.events_per_batch;
-      if (batch.data.events.length > max) throw invalid("events", `at most ${max} events in a batch`);
-      for (const [i, raw] of batch.data.events.entries()) {
-        const numbered = NumberedSchema.safeParse(raw);
-        if (!numbered.success)
-          throw invalid(`events.${i}.${String(numbered.error.issues[0]?.path[0] ?? "")}`, "invalid event");
-        const { seq, event, data } = numbered.data;
-        const report = parseReport(event, data, limits);
-        if (report.ok) events.push({ seq, report: report.value, mlflowRunId: mlflowRunIdOf(data) });
-        else rejected.push({ seq, ...report.error });
-      }
-    } else {
-      const { seq, report, mlflowRunId } = readSingle(body);
-      if (seq === undefined) throw invalid("seq", "a leased attempt numbers its events");
-      events.push({ seq, report, mlflowRunId });
+    const answer = batch.success ? await recordBatch(claims, batch.data.events) : await recordSingle(claims, body);
+    // A tuple comes out of the object's typed call as an array.
+    const missing = answer.missing.map(([first = 0, last = 0]): [number, number] => [first, last]);
+    if (!answer.taken) {
+      const message = `More than ${config.limits.seq_window} numbers above ${answer.ackSeq}: send what is missing first`;
+      throw new AppError("TOO_MANY_EVENTS", message, {
+        headers: { "retry-after": "1" },
+        details: { ack_seq: answer.ackSeq, missing },
+      });
     }
-    const answer = unwrap(await object(claims.jobId).record(claims, events, rejected));
     return {
       status: "received" as const,
       job_id: claims.jobId,
       ack_seq: answer.ackSeq,
-      missing: answer.missing,
+      missing,
       rejected: answer.rejected,
       desired: answer.desired,
     };
   }
 
   async function recordPlain(jobId: number, body: unknown) {
-    const { report, mlflowRunId } = readSingle(body);
-    const digest = await sha256Hex(JSON.stringify(report));
+    const { data, event: name } = readSingle(body);
+    const report = unwrap(readReport(name, data));
+    if (report.type === "end" && report.outcome === "released") {
+      throw invalid("event", "only a runner with a lease can give a job back");
+    }
+    const event = await unnumbered(report, data);
     const target = object(jobId);
-    const first = await target.recordPlain(report, digest, mlflowRunId, null);
-    let result = first;
+    let result = await target.recordPlain(event, null);
     if (result === null) {
       const row = await jobRows.byId(jobId);
       if (row === undefined) throw new AppError("JOB_NOT_FOUND", "Job not found");
-      result = await target.recordPlain(report, digest, mlflowRunId, specOf(row));
+      result = await target.recordPlain(event, specOf(row));
     }
     if (result === null) throw new AppError("INTERNAL_ERROR", "Internal server error");
-    unwrap(result);
+    const { rejected } = unwrap(result);
+    if (rejected !== null) throw toAppError(rejected);
     return { status: "received" as const, job_id: jobId };
   }
 
   return {
     /** The claims of a job token for this job. @throws UNAUTHORIZED · FORBIDDEN for another job's token */
-    async claimsFor(token: string | null, jobId: number): Promise<JobTokenClaims> {
+    async claimsFor(token: string | null, jobId: string): Promise<JobTokenClaims> {
       const claims = token === null ? null : await readJobToken(config.jwtSecret, token);
       if (claims === null) throw new AppError("UNAUTHORIZED", "A valid job token is required");
-      if (claims.jobId !== jobId) throw new AppError("FORBIDDEN", "This token is for another job");
+      if (String(claims.jobId) !== jobId) throw new AppError("FORBIDDEN", "This token is for another job");
       return claims;
     },
 
@@ -150,14 +195,22 @@ export function createAttemptService(deps: {
       return recordPlain(named.data.job_id, content);
     },
 
-    async heartbeat(claims: JobTokenClaims) {
-      const answer = unwrap(await object(claims.jobId).heartbeat(claims));
+    /** @param sentAt the runner's clock as it says, only for showing how far it is off */
+    async heartbeat(claims: JobTokenClaims, sentAt: string | null) {
+      const at = now();
+      const sentAtMs = sentAt === null ? Number.NaN : Date.parse(sentAt);
+      const skewMs = Number.isFinite(sentAtMs) ? at - sentAtMs : null;
+      const answer = unwrap(await object(claims.jobId).heartbeat(claims, skewMs));
+      if (skewMs !== null && Math.abs(skewMs) > SKEW_WARNING_MS) {
+        logger.warn("a runner's clock is off", { jobId: claims.jobId, skewMs });
+      }
       return {
         lease_s: config.timers.lease_s,
         desired: answer.desired,
         grace_s: config.timers.stop_grace_s,
         ack_seq: answer.ackSeq,
-        server_time: isoSeconds(now()),
+        server_time: isoSeconds(at),
+        skew_s: skewMs === null ? null : Math.round(skewMs / 1000),
       };
     },
 
@@ -178,7 +231,7 @@ export function createAttemptService(deps: {
 
     /** The dataset of the attempt, once its fence is known to be the current one. */
     async datasetOf(claims: JobTokenClaims): Promise<string> {
-      return unwrap(await object(claims.jobId).touch(claims)).datasetId;
+      return unwrap(await object(claims.jobId).datasetOf(claims)).datasetId;
     },
 
     async createArtifact(
@@ -220,25 +273,22 @@ export function createAttemptService(deps: {
     async putPart(claims: JobTokenClaims, artifactId: string, n: number, request: Request) {
       const target = object(claims.jobId);
       const part = unwrap(await target.openPart(claims, artifactId, n));
-      const length = Number(request.headers.get("content-length") ?? Number.NaN);
-      if (length !== part.sizeBytes) {
-        throw invalid("content-length", `part ${n} has ${part.sizeBytes} bytes`);
+      const { key, sizeBytes, uploadId } = part;
+      if (Number(request.headers.get("content-length") ?? Number.NaN) !== sizeBytes) {
+        throw invalid("content-length", `part ${n} has ${sizeBytes} bytes`);
       }
       const declared = request.headers.get("x-part-sha256");
-      if (declared !== null && !/^[0-9a-f]{64}$/.test(declared))
-        throw invalid("x-part-sha256", "must be 64 hex digits");
-      const body = request.body ?? new Response(new Uint8Array()).body;
-      if (body === null) throw new AppError("BAD_REQUEST", "The part has no body");
-      const sha256 = part.sha256 ?? declared;
-      const etag =
-        part.uploadId === null
-          ? await putObject(part.key, body, part.sizeBytes, sha256)
-          : await putMultipart(
-              { key: part.key, uploadId: part.uploadId, n, sizeBytes: part.sizeBytes },
-              body,
-              declared,
-            );
-      return unwrap(await target.partStored(claims, artifactId, n, etag, part.sizeBytes));
+      if (declared !== null && (!/^[0-9a-f]{64}$/.test(declared) || declared !== (part.sha256 ?? declared))) {
+        throw invalid("x-part-sha256", "must be the hash of this part, 64 lower-case hex digits");
+      }
+      const body = request.body ?? new Blob([]).stream();
+      const stored =
+        uploadId === null
+          ? await putObject(key, body, sizeBytes, part.sha256)
+          : await putMultipart({ key, uploadId, n, sizeBytes }, body, declared);
+      const noted = unwrap(await target.partStored(claims, artifactId, { n, etag: stored.etag, sizeBytes }));
+      if (stored.etag === null) throw invalid("x-part-sha256", "the bytes that arrived have another hash");
+      return noted;
     },
 
     async artifactState(claims: JobTokenClaims, artifactId: string) {
@@ -286,45 +336,66 @@ export function createAttemptService(deps: {
   };
 
   /** A whole artifact in one object; R2 refuses bytes that do not have the declared hash. */
-  async function putObject(
-    key: string,
-    body: ReadableStream,
-    sizeBytes: number,
-    sha256: string | null,
-  ): Promise<string> {
+  async function putObject(key: string, body: ReadableStream<Uint8Array>, sizeBytes: number, sha256: string | null) {
     const fixed = new FixedLengthStream(sizeBytes);
     const piped = body.pipeTo(fixed.writable);
     try {
       const [stored] = await Promise.all([bucket.put(key, fixed.readable, sha256 === null ? {} : { sha256 }), piped]);
-      return stored.etag;
+      return { etag: stored.etag };
     } catch (thrown) {
       await piped.catch(() => undefined);
-      if (/checksum|digest|sha-?256|10037/i.test(String(thrown))) {
+      if (/checksum|digest|sha-?256|10037/i.test(errorText(thrown))) {
         throw invalid("sha256", "the bytes that arrived have another hash");
       }
-      throw thrown;
+      throw unavailable(key, thrown);
     }
   }
 
-  /** One part of several. Its declared digest is computed while it streams; a wrong one is not noted as received. */
+  /**
+   * One part of several. Its declared hash is computed while it streams; on a mismatch R2 has the wrong bytes for this
+   * part, and the etag is null.
+   */
   async function putMultipart(
     part: { key: string; uploadId: string; n: number; sizeBytes: number },
-    body: ReadableStream,
+    body: ReadableStream<Uint8Array>,
     declared: string | null,
-  ): Promise<string> {
-    const upload = bucket.resumeMultipartUpload(part.key, part.uploadId);
-    if (declared === null) return (await upload.uploadPart(part.n, body)).etag;
-    const [toStore, toHash] = body.tee();
+  ): Promise<{ etag: string | null }> {
     const fixed = new FixedLengthStream(part.sizeBytes);
-    const hash = new crypto.DigestStream("SHA-256");
-    const [stored] = await Promise.all([
-      upload.uploadPart(part.n, fixed.readable),
-      toStore.pipeTo(fixed.writable),
-      toHash.pipeTo(hash),
-    ]);
-    if (toHex(new Uint8Array(await hash.digest)) !== declared) {
-      throw invalid("x-part-sha256", "the bytes that arrived have another hash");
+    try {
+      const [stored, sha256] = await Promise.all([
+        bucket.resumeMultipartUpload(part.key, part.uploadId).uploadPart(part.n, fixed.readable),
+        declared === null ? body.pipeTo(fixed.writable).then(() => null) : copyHashed(body, fixed.writable),
+      ]);
+      return { etag: sha256 === declared ? stored.etag : null };
+    } catch (thrown) {
+      throw unavailable(part.key, thrown);
     }
-    return stored.etag;
   }
+}
+
+function unavailable(storageKey: string, thrown: unknown): AppError {
+  logger.warn("part not stored", { storageKey, error: errorText(thrown) });
+  return new AppError("STORAGE_UNAVAILABLE", "The part could not be stored; send it again", {
+    headers: { "retry-after": "1" },
+  });
+}
+
+/** Copies a stream and returns the SHA-256 of what passed, holding one chunk at a time. */
+async function copyHashed(from: ReadableStream<Uint8Array>, to: WritableStream<Uint8Array>): Promise<string> {
+  const chunks = openChunkReader(from);
+  const digest = new crypto.DigestStream("SHA-256");
+  const hashing = digest.getWriter();
+  const out = to.getWriter();
+  try {
+    for (let chunk = await chunks.read(); chunk !== undefined; chunk = await chunks.read()) {
+      await hashing.write(chunk);
+      await out.write(chunk);
+    }
+    await Promise.all([hashing.close(), out.close()]);
+  } catch (thrown) {
+    digest.digest.catch(() => undefined);
+    await Promise.allSettled([hashing.abort(thrown), out.abort(thrown)]);
+    throw thrown;
+  }
+  return toHex(new Uint8Array(await digest.digest));
 }

@@ -38,3 +38,12 @@ export function parseLenientJson(text: string): unknown {
     return undefined;
   }
 }
+
+/** Nothing that a trainer reports is nested deeper; serialising recurses, so a deeper value must not get that far. */
+export const MAX_DEPTH = 64;
+
+/** Whether a parsed value is nested deeper than `max` levels; looks no further down than that. */
+export function isTooDeep(value: unknown, max = MAX_DEPTH): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return max === 0 || Object.values(value).some((nested) => isTooDeep(nested, max - 1));
+}

@@ -21,7 +21,9 @@ export type QueuedJob = {
 export function fits(runner: RunnerFacts, needs: Requirements): boolean {
   return (
     runner.frameworks.includes(needs.framework) &&
-    Object.entries(needs.labels).every(([name, value]) => runner.labels[name] === value) &&
+    Object.entries(needs.labels).every(
+      ([name, value]) => Object.hasOwn(runner.labels, name) && runner.labels[name] === value,
+    ) &&
     (needs.gpuMemoryMb === 0 || runner.gpus.some((gpu) => gpu.vram_mb >= needs.gpuMemoryMb))
   );
 }
@@ -30,9 +32,20 @@ export function fits(runner: RunnerFacts, needs: Requirements): boolean {
 export const byUrgency = (a: QueuedJob, b: QueuedJob): number =>
   b.priority - a.priority || a.queuedAtMs - b.queuedAtMs || a.jobId - b.jobId;
 
-/** The job a free runner gets, or null. */
-export function pickJob(queue: QueuedJob[], runner: RunnerFacts): QueuedJob | null {
-  return queue.filter((job) => fits(runner, job.requirements)).sort(byUrgency)[0] ?? null;
+/**
+ * One round of matching: the most urgent job first, each to the runner that fits and stands first in `free`.
+ * Every job and every runner is in one pair at most.
+ */
+export function pairUp<R extends RunnerFacts>(queue: QueuedJob[], free: R[]): { job: QueuedJob; runner: R }[] {
+  const left = [...free];
+  const pairs: { job: QueuedJob; runner: R }[] = [];
+  for (const job of [...queue].sort(byUrgency)) {
+    if (left.length === 0) break;
+    const at = left.findIndex((runner) => fits(runner, job.requirements));
+    const [runner] = at === -1 ? [] : left.splice(at, 1);
+    if (runner !== undefined) pairs.push({ job, runner });
+  }
+  return pairs;
 }
 
 export type Capacity = {

@@ -5,7 +5,7 @@ import { fail, ok, type Result } from "../../shared/result.ts";
 import {
   type Capacity,
   capacityFor,
-  pickJob,
+  pairUp,
   type QueuedJob,
   type Requirements,
   type RunnerFacts,
@@ -13,17 +13,36 @@ import {
 } from "./match.ts";
 import type { Timers } from "./protocol.ts";
 
+/** Each runs once and is never edited. */
 const MIGRATIONS: string[] = [
   `CREATE TABLE queue (job_id INTEGER PRIMARY KEY, job TEXT NOT NULL);
-   CREATE TABLE live (runner_id TEXT PRIMARY KEY, instance_id TEXT NOT NULL, facts TEXT NOT NULL, seen_at INTEGER NOT NULL);`,
+   CREATE TABLE live (runner_id TEXT PRIMARY KEY, instance_id TEXT NOT NULL, facts TEXT NOT NULL,
+     seen_at INTEGER NOT NULL, skew_ms INTEGER);`,
 ];
 
-/** A runner that is silent for longer than a claim and a lease is not counted as live. */
+/** A runner that is silent for longer than a claim and a lease, and a little, is not counted as live. */
 const LIVE_SLACK_MS = 5_000;
 
-export type ClaimAnswer = { type: "offer"; jobId: number; fence: number; offerMs: number } | { type: "nothing" };
+export type ClaimAnswer =
+  | { type: "offer"; jobId: number; fence: number; offerMs: number }
+  | { type: "nothing" }
+  | { type: "drain" };
 
-type Waiter = { runner: RunnerFacts; instanceId: string; answer: (answer: ClaimAnswer) => void };
+/** A runner as the pool knows it. */
+export type Sighting = { runnerId: string; seenAtMs: number; live: boolean; waiting: boolean; skewMs: number | null };
+
+type Waiter = {
+  runner: RunnerFacts;
+  instanceId: string;
+  claimId: string;
+  /** False: the runner has no free slot; its claim keeps it live and gets nothing. */
+  wantsWork: boolean;
+  /** A job is being offered to it; it must not go away before that is decided, or the offer would lapse unheard. */
+  engaged: boolean;
+  /** The time of its claim is over. */
+  timedOut: boolean;
+  answer: (answer: ClaimAnswer) => void;
+};
 
 /**
  * Who waits for work, and which jobs wait for a runner: one object per pool. It only matches; whether an offer stands is
@@ -32,7 +51,8 @@ type Waiter = { runner: RunnerFacts; instanceId: string; answer: (answer: ClaimA
 export class RunnerPool extends DurableObject<Env> {
   readonly #timers: Timers;
   readonly #waiters = new Map<string, Waiter>();
-  #dispatching: Promise<void> = Promise.resolve();
+  /** The queue, as it is stored. */
+  readonly #queue = new Map<number, QueuedJob>();
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
@@ -44,39 +64,42 @@ export class RunnerPool extends DurableObject<Env> {
         ctx.storage.kv.put("schema", MIGRATIONS.length);
       });
     }
+    for (const row of ctx.storage.sql.exec<{ job: string }>("SELECT job FROM queue")) {
+      const job = JSON.parse(row.job) as QueuedJob;
+      this.#queue.set(job.jobId, job);
+    }
   }
 
   /**
    * A runner asks for work and waits for it. One process per runner: another `instanceId` is refused while the first was
-   * seen within one lease.
+   * seen within one lease. `claimId` names this very call, so that it can be given up.
    */
   async claim(
     runner: RunnerFacts,
-    instanceId: string,
-    freeSlots: number,
-    waitMs: number,
+    claim: { instanceId: string; claimId: string; freeSlots: number; waitMs: number },
   ): Promise<Result<ClaimAnswer>> {
     const now = Date.now();
-    const known = this.ctx.storage.sql
-      .exec<{ instance_id: string; seen_at: number }>(
-        "SELECT instance_id, seen_at FROM live WHERE runner_id = ?",
-        runner.runnerId,
-      )
-      .toArray()[0];
-    const waiting = this.#waiters.get(runner.runnerId);
-    const holder = waiting?.instanceId ?? known?.instance_id;
-    const seenAtMs = waiting ? now : (known?.seen_at ?? 0);
+    const { instanceId, claimId } = claim;
+    const known = this.#sighting(runner.runnerId);
+    const earlier = this.#waiters.get(runner.runnerId);
+    const holder = earlier?.instanceId ?? known?.instance_id;
+    const seenAtMs = earlier ? now : (known?.seen_at ?? 0);
     if (holder !== undefined && holder !== instanceId && now - seenAtMs < this.#timers.lease_s * 1000) {
       return fail("INSTANCE_CONFLICT", "Another process of this runner is alive; one runner token is for one process");
     }
     this.#see(runner, instanceId, now);
-    // The same process asks again: the connection of its earlier claim is gone.
-    waiting?.answer({ type: "nothing" });
     const answer = await new Promise<ClaimAnswer>((resolve) => {
-      const timer = setTimeout(() => waiter.answer({ type: "nothing" }), waitMs);
+      const timer = setTimeout(() => {
+        waiter.timedOut = true;
+        if (!waiter.engaged) waiter.answer({ type: "nothing" });
+      }, claim.waitMs);
       const waiter: Waiter = {
         runner,
         instanceId,
+        claimId,
+        wantsWork: claim.freeSlots > 0,
+        engaged: earlier?.engaged ?? false,
+        timedOut: false,
         answer: (given) => {
           clearTimeout(timer);
           if (this.#waiters.get(runner.runnerId) === waiter) this.#waiters.delete(runner.runnerId);
@@ -84,8 +107,9 @@ export class RunnerPool extends DurableObject<Env> {
         },
       };
       this.#waiters.set(runner.runnerId, waiter);
-      if (freeSlots > 0) this.ctx.waitUntil(this.#dispatch());
-      else this.#resting.add(waiter);
+      // The same process asks again: the connection of its earlier claim is gone. An offer under way goes to this one.
+      earlier?.answer({ type: "nothing" });
+      this.#dispatch();
     });
     this.ctx.storage.sql.exec(
       "UPDATE live SET seen_at = ? WHERE runner_id = ? AND instance_id = ?",
@@ -96,39 +120,52 @@ export class RunnerPool extends DurableObject<Env> {
     return ok(answer);
   }
 
-  /** Claims of runners without a free slot: they keep the runner live and get nothing. */
-  readonly #resting = new WeakSet<Waiter>();
+  /** The connection of a claim is gone: it must not be offered anything. */
+  async dropClaim(runnerId: string, claimId: string): Promise<void> {
+    const waiter = this.#waiters.get(runnerId);
+    if (waiter?.claimId === claimId) waiter.answer({ type: "nothing" });
+  }
 
-  /** A job waits for a runner. The same job again replaces its entry. */
-  async enqueue(job: QueuedJob): Promise<void> {
+  /**
+   * A job waits for a runner. The same job again replaces its entry.
+   * @returns whether a waiting runner is being offered it right now
+   */
+  async enqueue(job: QueuedJob): Promise<{ offered: boolean }> {
+    this.#queue.set(job.jobId, job);
     this.ctx.storage.sql.exec(
       "INSERT OR REPLACE INTO queue (job_id, job) VALUES (?, ?)",
       job.jobId,
       JSON.stringify(job),
     );
-    this.ctx.waitUntil(this.#dispatch());
+    this.#dispatch();
+    return { offered: !this.#queue.has(job.jobId) };
   }
 
   /** The job does not wait any more. */
   async withdraw(jobId: number): Promise<void> {
-    this.ctx.storage.sql.exec("DELETE FROM queue WHERE job_id = ?", jobId);
+    this.#unqueue(jobId);
   }
 
-  /** How many live runners could do such a job, busy or not. */
-  async capacity(needs: Requirements): Promise<Capacity> {
-    return capacityFor(this.#live(), needs);
+  /** How many live runners could do such a job, busy or not, and how many jobs of the project wait already. */
+  async capacity(needs: Requirements, projectId: number): Promise<Capacity & { queuedInProject: number }> {
+    const queuedInProject = [...this.#queue.values()].filter((job) => job.projectId === projectId).length;
+    return { ...capacityFor(this.#live(), needs), queuedInProject };
   }
 
   /** Where a queued job stands and why it waits; null when it does not wait here. */
   async position(jobId: number): Promise<ReturnType<typeof whyQueued> | null> {
-    const queue = this.#queue();
-    const job = queue.find((queued) => queued.jobId === jobId);
-    return job === undefined ? null : whyQueued(job, queue, this.#live());
+    const job = this.#queue.get(jobId);
+    return job === undefined ? null : whyQueued(job, [...this.#queue.values()], this.#live());
   }
 
-  /** A runner that is busy with a job has been heard of. */
-  async touch(runnerId: string): Promise<void> {
-    this.ctx.storage.sql.exec("UPDATE live SET seen_at = ? WHERE runner_id = ?", Date.now(), runnerId);
+  /** A runner that is busy with a job has been heard of. `skewMs`: how far its clock is behind ours, for display. */
+  async touch(runnerId: string, skewMs: number | null): Promise<void> {
+    this.ctx.storage.sql.exec(
+      "UPDATE live SET seen_at = ?, skew_ms = coalesce(?, skew_ms) WHERE runner_id = ?",
+      Date.now(),
+      skewMs,
+      runnerId,
+    );
   }
 
   /** The process has ended: its place is free at once. */
@@ -138,9 +175,48 @@ export class RunnerPool extends DurableObject<Env> {
     this.ctx.storage.sql.exec("DELETE FROM live WHERE runner_id = ? AND instance_id = ?", runnerId, instanceId);
   }
 
+  /** The runner is to take no more jobs: a claim that waits hears it now, a later one from its row. */
+  async drain(runnerId: string): Promise<void> {
+    this.#waiters.get(runnerId)?.answer({ type: "drain" });
+  }
+
+  /** The runner is no runner any more. */
+  async forget(runnerId: string): Promise<void> {
+    this.#waiters.get(runnerId)?.answer({ type: "nothing" });
+    this.ctx.storage.sql.exec("DELETE FROM live WHERE runner_id = ?", runnerId);
+  }
+
+  /** Who was seen, and when. */
+  async sightings(): Promise<Sighting[]> {
+    const since = this.#liveSinceMs();
+    return this.ctx.storage.sql
+      .exec<{ runner_id: string; seen_at: number; skew_ms: number | null }>(
+        "SELECT runner_id, seen_at, skew_ms FROM live",
+      )
+      .toArray()
+      .map((row) => ({
+        runnerId: row.runner_id,
+        seenAtMs: row.seen_at,
+        live: row.seen_at >= since,
+        waiting: this.#waiters.has(row.runner_id),
+        skewMs: row.skew_ms,
+      }));
+  }
+
+  #sighting(runnerId: string) {
+    return this.ctx.storage.sql
+      .exec<{ instance_id: string; seen_at: number }>(
+        "SELECT instance_id, seen_at FROM live WHERE runner_id = ?",
+        runnerId,
+      )
+      .toArray()[0];
+  }
+
   #see(runner: RunnerFacts, instanceId: string, now: number): void {
     this.ctx.storage.sql.exec(
-      "INSERT OR REPLACE INTO live (runner_id, instance_id, facts, seen_at) VALUES (?, ?, ?, ?)",
+      `INSERT INTO live (runner_id, instance_id, facts, seen_at) VALUES (?, ?, ?, ?)
+       ON CONFLICT (runner_id) DO UPDATE SET instance_id = excluded.instance_id, facts = excluded.facts,
+         seen_at = excluded.seen_at`,
       runner.runnerId,
       instanceId,
       JSON.stringify(runner),
@@ -148,42 +224,56 @@ export class RunnerPool extends DurableObject<Env> {
     );
   }
 
-  #queue(): QueuedJob[] {
-    return this.ctx.storage.sql
-      .exec<{ job: string }>("SELECT job FROM queue")
-      .toArray()
-      .map((row) => JSON.parse(row.job) as QueuedJob);
+  #unqueue(jobId: number): void {
+    this.#queue.delete(jobId);
+    this.ctx.storage.sql.exec("DELETE FROM queue WHERE job_id = ?", jobId);
+  }
+
+  #liveSinceMs(): number {
+    return Date.now() - (this.#timers.claim_wait_s + this.#timers.lease_s) * 1000 - LIVE_SLACK_MS;
   }
 
   #live(): RunnerFacts[] {
-    const windowMs = (this.#timers.claim_wait_s + this.#timers.lease_s) * 1000 + LIVE_SLACK_MS;
     return this.ctx.storage.sql
-      .exec<{ facts: string }>("SELECT facts FROM live WHERE seen_at >= ?", Date.now() - windowMs)
+      .exec<{ facts: string }>("SELECT facts FROM live WHERE seen_at >= ?", this.#liveSinceMs())
       .toArray()
       .map((row) => JSON.parse(row.facts) as RunnerFacts);
   }
 
-  /** Rounds of matching run one after the other, so that no job and no runner is in two offers at once. */
-  #dispatch(): Promise<void> {
-    this.#dispatching = this.#dispatching
-      .then(() => this.#match())
-      .catch((thrown: unknown) => logger.error("matching failed", { error: errorText(thrown) }));
-    return this.#dispatching;
+  /**
+   * One round of matching. Pairs are taken out of the queue and of the free runners before anything is awaited, so that no
+   * job and no runner is in two offers at once; the offers themselves run side by side.
+   */
+  #dispatch(): void {
+    if (this.#queue.size === 0) return;
+    const free = [...this.#waiters.values()].filter(({ wantsWork, engaged }) => wantsWork && !engaged);
+    const pairs = pairUp(
+      [...this.#queue.values()],
+      free.map(({ runner }) => runner),
+    );
+    for (const { job, runner } of pairs) {
+      this.#unqueue(job.jobId);
+      const waiter = this.#waiters.get(runner.runnerId);
+      if (waiter) waiter.engaged = true;
+      this.ctx.waitUntil(this.#offer(job.jobId, runner.runnerId));
+    }
   }
 
-  async #match(): Promise<void> {
-    for (const waiter of [...this.#waiters.values()]) {
-      if (this.#resting.has(waiter)) continue;
-      // The job's own object has the last word; one that is not queued any more leaves the queue here.
-      for (let job = pickJob(this.#queue(), waiter.runner); job !== null; job = pickJob(this.#queue(), waiter.runner)) {
-        if (this.#waiters.get(waiter.runner.runnerId) !== waiter) break;
-        await this.withdraw(job.jobId);
-        const offer = await this.env.TRAINING_JOB.getByName(String(job.jobId)).offer(waiter.runner.runnerId);
-        if (!offer.ok) continue;
-        // If the runner is gone by now, the offer lapses and the job queues itself again.
-        waiter.answer({ type: "offer", jobId: job.jobId, fence: offer.value.fence, offerMs: offer.value.offerMs });
-        break;
-      }
+  /** The job's own object has the last word; one that is not queued any more is just not offered. */
+  async #offer(jobId: number, runnerId: string): Promise<void> {
+    let offer: Result<{ fence: number; offerMs: number }> | null = null;
+    try {
+      offer = await this.env.TRAINING_JOB.getByName(String(jobId)).offer(runnerId);
+    } catch (thrown) {
+      // The job reminds the pool of itself while it is queued.
+      logger.warn("job not reached", { jobId, error: errorText(thrown) });
     }
+    const waiter = this.#waiters.get(runnerId);
+    // Gone meanwhile: the offer lapses, and the job queues itself again.
+    if (waiter === undefined) return;
+    waiter.engaged = false;
+    if (offer?.ok) waiter.answer({ type: "offer", jobId, fence: offer.value.fence, offerMs: offer.value.offerMs });
+    else if (waiter.timedOut) waiter.answer({ type: "nothing" });
+    else this.#dispatch();
   }
 }

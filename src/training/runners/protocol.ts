@@ -15,6 +15,8 @@ export const TimersSchema = z.object({
   upload_ttl_s: z.number().positive(),
   max_duration_s: z.number().positive(),
   plain_silence_s: z.number().positive(),
+  /** Null: off. */
+  progress_timeout_s: z.number().positive().nullable(),
   terminal_retry_s: z.number().positive(),
   retry_base_s: z.number().positive(),
   retry_cap_s: z.number().positive(),
@@ -31,6 +33,7 @@ export const DEFAULT_TIMERS: z.infer<typeof TimersSchema> = {
   upload_ttl_s: 86_400,
   max_duration_s: 86_400,
   plain_silence_s: 7_200,
+  progress_timeout_s: null,
   terminal_retry_s: 86_400,
   retry_base_s: 1,
   retry_cap_s: 60,

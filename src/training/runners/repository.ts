@@ -31,6 +31,7 @@ export function createRunnerRepository(binding: D1Database) {
           .where(
             and(
               eq(registrationTokens.tokenHash, tokenHash),
+              eq(registrationTokens.pool, runner.pool),
               gt(registrationTokens.usesLeft, 0),
               gt(registrationTokens.expiresAt, now),
             ),

@@ -4,7 +4,7 @@ import { readBytes, requireJsonType } from "../../http/body.ts";
 import { serveContent } from "../../http/content.ts";
 import { createRouter, idParam, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
 import { AppError } from "../../shared/errors.ts";
-import { parseLenientJson } from "./lenient-json.ts";
+import { isTooDeep, MAX_DEPTH, parseLenientJson } from "./lenient-json.ts";
 import {
   AcceptRequestSchema,
   AcceptResponseSchema,
@@ -158,7 +158,7 @@ const logChunk = createRoute({
   responses: {
     200: jsonContent(LogChunkResponseSchema, "The same chunk again"),
     201: jsonContent(LogChunkResponseSchema, "Stored"),
-    ...problems(400, 401, 403, 409, 413, 415, 422),
+    ...problems(400, 401, 403, 409, 413, 415, 422, 429),
   },
 });
 
@@ -199,7 +199,7 @@ const createArtifact = createRoute({
   request: { params: jobParams, body: jsonBody(ArtifactRequestSchema) },
   responses: {
     201: jsonContent(ArtifactCreatedSchema, "Send its parts"),
-    ...problems(400, 401, 403, 409, 413, 415, 422),
+    ...problems(400, 401, 403, 409, 413, 415, 422, 503),
   },
 });
 
@@ -215,7 +215,7 @@ const putPart = createRoute({
     required: true,
     content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } },
   },
-  responses: { 200: jsonContent(PartStoredSchema, "Stored"), ...problems(400, 401, 403, 404, 409, 422) },
+  responses: { 200: jsonContent(PartStoredSchema, "Stored"), ...problems(400, 401, 403, 404, 409, 422, 503) },
 });
 
 const artifactState = createRoute({
@@ -281,7 +281,10 @@ export const runnerRoutes = createRouter()
   })
   .openapi(claim, async (c) => {
     const { runners } = c.get("services");
-    const answer = await runners.claim(bearerToken(c.req.header("authorization")), c.req.valid("json"));
+    const answer = await runners.claim(bearerToken(c.req.header("authorization")), c.req.valid("json"), {
+      signal: c.req.raw.signal,
+      waitUntil: (work) => c.executionCtx.waitUntil(work),
+    });
     return answer === null ? c.body(null, 204) : c.json(answer, 200);
   })
   .openapi(offline, async (c) => {
@@ -309,6 +312,7 @@ export const runnerRoutes = createRouter()
       });
       const body = parseLenientJson(new TextDecoder().decode(bytes));
       if (body === undefined) throw new AppError("BAD_REQUEST", "Malformed JSON in request body");
+      if (isTooDeep(body)) throw new AppError("VALIDATION_ERROR", `Nested deeper than ${MAX_DEPTH} levels`);
       return body;
     });
     return c.json(answer, 200);
@@ -319,16 +323,19 @@ runnerRoutes.openAPIRegistry.register("Callback", CallbackRequestSchema);
 /** Calls with a job token: checked against the path before the input is. */
 const attemptRouter = createRouter();
 attemptRouter.use("/internal/jobs/:job_id/*", async (c, next) => {
-  const id = c.req.param("job_id");
-  if (!c.req.path.endsWith("/accept") && id !== undefined && /^[1-9]\d{0,14}$/.test(id)) {
+  // `accept` is the runner's own call: it has no job token yet.
+  if (!/\/internal\/jobs\/[^/]+\/accept$/.test(c.req.path)) {
     const token = bearerToken(c.req.header("authorization"));
-    c.set("claims", await c.get("services").attempts.claimsFor(token, Number(id)));
+    c.set("claims", await c.get("services").attempts.claimsFor(token, c.req.param("job_id")));
   }
   await next();
 });
 
 export const attemptRoutes = attemptRouter
-  .openapi(heartbeat, async (c) => c.json(await c.get("services").attempts.heartbeat(c.get("claims")), 200))
+  .openapi(heartbeat, async (c) => {
+    const { sent_at } = c.req.valid("json");
+    return c.json(await c.get("services").attempts.heartbeat(c.get("claims"), sent_at ?? null), 200);
+  })
   .openapi(logChunk, async (c) => {
     const { attempts, config } = c.get("services");
     const { stream, seq } = c.req.valid("param");

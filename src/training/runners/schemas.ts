@@ -1,4 +1,5 @@
 import { z } from "@hono/zod-openapi";
+import { isTooDeep } from "./lenient-json.ts";
 import { LimitsSchema, TimersSchema } from "./protocol.ts";
 
 /** Wire shapes of the runner protocol. Times are seconds, sizes bytes. */
@@ -100,6 +101,11 @@ export const HeartbeatResponseSchema = z
     grace_s: z.number(),
     ack_seq: z.number().int(),
     server_time: z.string(),
+    skew_s: z
+      .number()
+      .int()
+      .nullable()
+      .openapi({ description: "How far the runner's clock is behind `server_time`; shown, never a reason to refuse" }),
   })
   .openapi("HeartbeatAnswer");
 
@@ -172,6 +178,9 @@ const fileLabel = z
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
   .regex(/^[^/\\\u0000-\u001f]+$/, "must be a plain file name");
 
+/** Labels of a few thousand classes fit. */
+const MAX_MANIFEST_CHARS = 256 * 1024;
+
 export const ArtifactRequestSchema = z
   .object({
     kind: z.enum(["checkpoint", "model", "plot", "file"]),
@@ -180,7 +189,13 @@ export const ArtifactRequestSchema = z
     sha256: z.string().regex(/^[0-9a-f]{64}$/, "must be 64 lower-case hex digits"),
     epoch: z.number().int().min(0).max(1_000_000).nullish(),
     role: z.enum(["best", "last"]).nullish(),
-    manifest: z.record(z.string(), z.unknown()).nullish(),
+    manifest: z
+      .record(z.string(), z.unknown())
+      .refine(
+        (value) => !isTooDeep(value) && JSON.stringify(value).length <= MAX_MANIFEST_CHARS,
+        "too large or too deep",
+      )
+      .nullish(),
   })
   .openapi("CreateArtifact");
 

@@ -87,8 +87,15 @@ export function createRunnerService(deps: {
       return { runner_id: id, runner_token: token, timers: config.timers, limits: config.limits };
     },
 
-    /** Waits for work. Null: nothing came. @throws INSTANCE_CONFLICT */
-    async claim(token: string | null, input: { instance_id: string; free_slots: number; wait_s: number }) {
+    /**
+     * Waits for work. Null: nothing came. A connection that ends gives the claim up, so that no job is offered to nobody.
+     * @throws INSTANCE_CONFLICT
+     */
+    async claim(
+      token: string | null,
+      input: { instance_id: string; free_slots: number; wait_s: number },
+      connection: { signal: AbortSignal; waitUntil: (work: Promise<unknown>) => void },
+    ) {
       const runner = await authenticate(token);
       if (runner.drain) return { drain: true as const };
       const facts: RunnerFacts = {
@@ -98,10 +105,20 @@ export function createRunnerService(deps: {
         gpus: runner.gpus,
       };
       const waitMs = Math.min(input.wait_s, config.timers.claim_wait_s) * 1000;
-      const answer = unwrap(await pool().claim(facts, input.instance_id, input.free_slots, waitMs));
-      return answer.type === "nothing"
-        ? null
-        : { job_id: answer.jobId, fence: answer.fence, offer_s: answer.offerMs / 1000 };
+      const claimId = newUuid();
+      const drop = () => connection.waitUntil(pool().dropClaim(runner.id, claimId));
+      connection.signal.addEventListener("abort", drop, { once: true });
+      const claim = { instanceId: input.instance_id, claimId, freeSlots: input.free_slots, waitMs };
+      const answer = unwrap(await pool().claim(facts, claim));
+      connection.signal.removeEventListener("abort", drop);
+      switch (answer.type) {
+        case "offer":
+          return { job_id: answer.jobId, fence: answer.fence, offer_s: answer.offerMs / 1000 };
+        case "drain":
+          return { drain: true as const };
+        case "nothing":
+          return null;
+      }
     },
 
     /** Takes an offer and gets the job with its token. @throws OFFER_GONE */
