@@ -1,13 +1,13 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "./http/create-api.ts";
+import { refuseOtherMethods } from "./http/methods.ts";
 import { breedingEnvelope, renderProblem, toProblem, trainingEnvelope } from "./http/problem.ts";
 import { pageRoutes } from "./pages/routes.ts";
 import { servicesFor } from "./services.ts";
 import { AppError } from "./shared/errors.ts";
 import { createTrainingApi, PREFIX } from "./training/api.ts";
 
-const envelopeOf = (path: string) =>
-  path.startsWith("/api/") && !path.startsWith("/api/v1/") ? breedingEnvelope : trainingEnvelope;
+const envelopeOf = (path: string) => (/^\/api(?!\/v1(\/|$))(\/|$)/.test(path) ? breedingEnvelope : trainingEnvelope);
 
 /** Composes the Worker: request id, services, the APIs (the longer prefix first), and the errors of the root. */
 export function createApp() {
@@ -21,6 +21,8 @@ export function createApp() {
     c.set("services", servicesFor(c.env));
     await next();
   });
+
+  app.use(refuseOtherMethods(app));
 
   app.get("/healthz", (c) => c.json({ status: "ok" }, 200));
   app.route(PREFIX, createTrainingApi());

@@ -21,18 +21,60 @@ export type AppEnv = {
 /** `config.epochs` for `["config", "epochs"]`; null for the whole input. */
 const fieldOf = (path: PropertyKey[]): string | null => (path.length === 0 ? null : path.map(String).join("."));
 
-/** The first thing wrong with an input, in words that name the field. */
-export function validationError(error: z.core.$ZodError): AppError {
+const article = (noun: string) => (/^[aeiou]/.test(noun) ? `an ${noun}` : `a ${noun}`);
+const NOUNS: Record<string, string> = { int: "integer", record: "object" };
+
+/** Texts that zod makes up when a schema names none. */
+const OWN_WORDS = /^(Invalid|Too (small|big)|Unrecognized)/;
+
+/** What is wrong, as the rest of a sentence that begins with the field. `listed`: a parameter given twice arrives as a list. */
+function complaint(issue: z.core.$ZodIssue, listed: boolean): string {
+  if (!OWN_WORDS.test(issue.message)) return issue.message;
+  switch (issue.code) {
+    case "invalid_type":
+      if (issue.message.endsWith("received undefined")) return "is required";
+      if (listed && issue.message.endsWith("received array"))
+        return `must be one ${NOUNS[issue.expected] ?? issue.expected}`;
+      return `must be ${article(NOUNS[issue.expected] ?? issue.expected)}`;
+    case "too_small": {
+      const least = String(issue.minimum);
+      if (issue.origin === "string") return `must have at least ${least} character${least === "1" ? "" : "s"}`;
+      if (issue.origin === "array") return `must have at least ${least} item${least === "1" ? "" : "s"}`;
+      return issue.inclusive ? `must be at least ${least}` : `must be above ${least}`;
+    }
+    case "too_big": {
+      const most = String(issue.maximum);
+      if (issue.origin === "string") return `must have at most ${most} characters`;
+      if (issue.origin === "array") return `must have at most ${most} items`;
+      return issue.inclusive ? `must be at most ${most}` : `must be below ${most}`;
+    }
+    case "invalid_value":
+      return issue.values.length === 1
+        ? `must be ${String(issue.values[0])}`
+        : `must be one of ${issue.values.map(String).join(", ")}`;
+    case "unrecognized_keys":
+      return "is not known";
+    default:
+      return "is not valid";
+  }
+}
+
+/** The first thing wrong with an input, in words that name the field. `target` is the part of the request it stood in. */
+export function validationError(error: z.core.$ZodError, target = "json"): AppError {
   const issue = error.issues[0];
-  const field = issue ? fieldOf(issue.path) : null;
-  const unknown = issue?.code === "unrecognized_keys" ? issue.keys[0] : undefined;
-  const at = unknown === undefined ? field : [field, unknown].filter((part) => part !== null).join(".");
-  const message = issue?.message ?? "Invalid input";
-  return new AppError("VALIDATION_ERROR", at === null ? message : `${at}: ${message}`, { field: at });
+  if (issue === undefined) return new AppError("VALIDATION_ERROR", "The input is not valid");
+  const field = fieldOf(issue.code === "unrecognized_keys" ? [...issue.path, issue.keys[0] ?? ""] : issue.path);
+  return new AppError(
+    "VALIDATION_ERROR",
+    `${field ?? "The body"}${field === null ? "" : ":"} ${complaint(issue, target !== "json")}`,
+    {
+      field,
+    },
+  );
 }
 
 const onInvalid: Hook<unknown, AppEnv, string, unknown> = (result) => {
-  if (!result.success) throw validationError(result.error as z.core.$ZodError);
+  if (!result.success) throw validationError(result.error as z.core.$ZodError, result.target);
 };
 
 /** A group of routes; it takes the error handler and envelope of the API it is mounted on. */
@@ -88,6 +130,15 @@ export const problems = (...statuses: number[]): RouteConfig["responses"] =>
   Object.fromEntries(
     statuses.map((status) => [String(status), jsonContent(ProblemSchema, PROBLEM_TEXT[status] ?? "Error")]),
   );
+
+/** A text that storage keeps as it is: SQLite ends texts at NUL, and half a surrogate pair is no UTF-8. */
+export const plainText = (options: { min?: number; max: number }) =>
+  z
+    .string()
+    .min(options.min ?? 0)
+    .max(options.max)
+    .refine((text) => !text.includes("\0"), "must not have a NUL character")
+    .refine((text) => text.isWellFormed(), "must be well-formed Unicode");
 
 /** A positive integer id in a path; anything else is a 422 that names it. */
 export const idParam = (name: string) =>

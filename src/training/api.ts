@@ -1,6 +1,7 @@
 import { requireUser } from "../auth/bearer.ts";
 import { authRoutes } from "../auth/routes.ts";
 import { createApi, createRouter } from "../http/create-api.ts";
+import { limitJsonBody } from "../http/json-body.ts";
 import { serveDocument } from "../http/openapi.ts";
 import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
@@ -34,6 +35,8 @@ export function createTrainingApi() {
   users.route("/", inferenceRoutes);
 
   const api = createApi(trainingEnvelope);
+  // The callback reads lenient JSON, plain or gzip, within limits of its own.
+  api.use(limitJsonBody([`${PREFIX}/internal/training/callback`]));
   serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"]);
   api.route("/", authRoutes);
   api.route("/", runnerRoutes);

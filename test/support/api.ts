@@ -39,7 +39,7 @@ export async function call<T = Json>(
     body: raw ? (options.body as BodyInit | undefined) : JSON.stringify(options.body),
   });
   const text = await response.text();
-  const isJson = response.headers.get("content-type")?.includes("json");
+  const isJson = text !== "" && response.headers.get("content-type")?.includes("json");
   return { status: response.status, body: (isJson ? JSON.parse(text) : text) as T, headers: response.headers };
 }
 

@@ -1,4 +1,5 @@
 import { z } from "@hono/zod-openapi";
+import { plainText } from "../../http/create-api.ts";
 import { canonicalTaskType, TASK_TYPES, TaskTypeSchema } from "../models/schemas.ts";
 
 const TaskTypeInput = z
@@ -8,7 +9,7 @@ const TaskTypeInput = z
   .openapi({ type: "string", enum: [...TASK_TYPES] });
 
 const time = z.string().openapi({ example: "2025-11-06T12:00:00Z" });
-const tags = z.array(z.string().min(1).max(100)).max(50);
+const tags = z.array(plainText({ min: 1, max: 100 })).max(50);
 
 export const JobStatusSchema = z
   .enum(["pending", "queued", "running", "completed", "failed", "stopped"])
@@ -35,9 +36,9 @@ export const CreateJobSchema = z
   .object({
     session_id: z.number().int().nullish(),
     project_id: z.number().int().positive().nullish(),
-    experiment_name: z.string().max(200).nullish(),
+    experiment_name: plainText({ max: 200 }).nullish(),
     tags: tags.default([]),
-    notes: z.string().max(10_000).nullish(),
+    notes: plainText({ max: 10_000 }).nullish(),
     config: JobConfigSchema,
   })
   .openapi("CreateJob", {

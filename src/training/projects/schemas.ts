@@ -1,5 +1,10 @@
 import { z } from "@hono/zod-openapi";
+import { plainText } from "../../http/create-api.ts";
 import { TaskTypeSchema } from "../models/schemas.ts";
+
+const projectName = plainText({ min: 1, max: 200 })
+  .transform((name) => name.trim())
+  .refine((name) => name.length > 0, "must not be blank");
 
 export const ProjectSchema = z
   .object({
@@ -27,8 +32,8 @@ export const ProjectSchema = z
 
 export const CreateProjectSchema = z
   .object({
-    name: z.string().trim().min(1).max(200),
-    description: z.string().max(10_000).nullish(),
+    name: projectName,
+    description: plainText({ max: 10_000 }).nullish(),
     task_type: TaskTypeSchema.nullish(),
   })
   .openapi("CreateProject", { example: { name: "My Project", description: "Sorting line 3" } });
