@@ -17,7 +17,7 @@ import { applyMigrations, ROOT } from "./lib/wrangler.ts";
 import "./gen.ts";
 
 const PER_CLASS = { train: 100, val: 20, unseen: 20 };
-const EPOCHS = 10;
+const EPOCHS = 12;
 const GOAL = 0.9;
 const PATIENCE_MS = 170_000;
 const OUTPUT = join(ROOT, "demo-output");
@@ -266,16 +266,17 @@ async function main(): Promise<number> {
         task_type: "image_classification",
         dataset_id: dataset.id,
         epochs: EPOCHS,
-        batch_size: 32,
-        learning_rate: 0.002,
+        batch_size: 16,
+        learning_rate: 0.003,
         advanced_config: { seed: 7, optimizer: { type: "adam" }, scheduler: { type: "cosine", T_max: EPOCHS } },
       },
     }),
   );
-  await startWhenLive(client, job.id);
-  const epochs = await follow(client, job.id).catch((thrown: unknown) => {
-    throw new Error(`${String(thrown)}\nthe runner said last:\n${runnerTail}`);
-  });
+  const epochs = await startWhenLive(client, job.id)
+    .then(() => follow(client, job.id))
+    .catch((thrown: unknown) => {
+      throw new Error(`${thrown instanceof Error ? thrown.message : String(thrown)}\nthe runner said last:\n${runnerTail}`);
+    });
 
   step("Validation");
   const { results } = await client.call("GET", `/validation/results/${job.id}`, ValidationSchema);
