@@ -9,7 +9,7 @@
  * refuse file names outside Latin-1, which clients send as raw UTF-8 (WHATWG form encoding).
  */
 
-import { type ChunkReader, openChunkReader } from "../shared/streams.ts";
+import { type ChunkReader, drain, openChunkReader } from "../shared/streams.ts";
 
 export type MultipartLimits = {
   /** Parts of any kind in one body. */
@@ -18,12 +18,18 @@ export type MultipartLimits = {
   maxHeaderBytes: number;
   /** All bytes of the body, delimiters included. */
   maxTotalBytes: number;
+  /**
+   * How much of a body is still read, and dropped, when the caller stops or the body is refused. Clients that are busy
+   * sending see a reset connection, not the answer, when the rest is never read.
+   */
+  maxDrainBytes: number;
 };
 
 export const DEFAULT_MULTIPART_LIMITS: MultipartLimits = {
   maxParts: 1_000,
   maxHeaderBytes: 16 * 1024,
   maxTotalBytes: 100_000_000,
+  maxDrainBytes: 0,
 };
 
 /** What can be wrong with a body: `malformed` (not multipart), `cut_off` (ended early), `too_large`, `limit` (too many, too long). */
@@ -111,7 +117,7 @@ export async function* parseMultipart(
     }
     await input.drain(MAX_EPILOGUE_BYTES);
   } finally {
-    await input.close();
+    await input.close(limits.maxDrainBytes);
   }
 }
 
@@ -177,12 +183,14 @@ class Input {
     }
   }
 
-  async close(): Promise<void> {
-    this.window = new Uint8Array(0);
-    // A stream that failed or was already consumed may refuse the cancel: there is nothing left to release then.
-    if (!this.#ended) await this.#chunks.cancel().catch(() => undefined);
+  /** Lets go of the stream, after reading up to `maxDrainBytes` of what is left. */
+  async close(maxDrainBytes: number): Promise<void> {
+    this.window = NOTHING;
+    if (!this.#ended) await drain(this.#chunks, maxDrainBytes);
   }
 }
+
+const NOTHING = new Uint8Array(0);
 
 /** Moves past the first delimiter, which may stand at the very start without its line break. */
 async function skipPreamble(input: Input, delimiter: Uint8Array): Promise<void> {

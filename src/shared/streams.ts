@@ -44,6 +44,20 @@ function tryByob(stream: ReadableStream<Uint8Array>): ReadableStreamBYOBReader |
   }
 }
 
+/** Reads and drops up to `maxBytes`, then lets go of the stream. Never throws: there is nobody left to tell. */
+export async function drain(chunks: ChunkReader, maxBytes: number): Promise<void> {
+  try {
+    for (let left = maxBytes; left > 0; ) {
+      const chunk = await chunks.read();
+      if (chunk === undefined) return;
+      left -= chunk.length;
+    }
+    await chunks.cancel();
+  } catch {
+    // A stream that failed, or was given up by its sender.
+  }
+}
+
 /**
  * Takes a stream apart by position: exact reads, skips, and stretches handed on chunk by chunk. What it hands out is valid
  * until the next call.

@@ -511,6 +511,35 @@ describe("an upload that is refused leaves nothing behind", () => {
     expect(await traces()).toEqual(before);
   });
 
+  it("by its first fields, while the rest is still read so that the sender hears the answer", async ({ expect }) => {
+    const owner = await person();
+    const before = await traces();
+    const head = concat([
+      rawPart('name="name"', "n"),
+      rawPart('name="format"', "imagefolder"),
+      rawPart('name="project_id"', "999999999"),
+      encode('--B\r\nContent-Disposition: form-data; name="files"; filename="big.zip"\r\n\r\n'),
+    ]);
+    let sent = 0;
+    const body = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        if (sent === 0) controller.enqueue(head);
+        else if (sent <= 30) controller.enqueue(new Uint8Array(1024 * 1024));
+        else controller.close();
+        sent++;
+      },
+    });
+    const response = await exports.default.fetch(`http://localhost:8000${PATH}`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${owner.token}`, "content-type": "multipart/form-data; boundary=B" },
+      body,
+    });
+    expect(response.status).toBe(404);
+    expect(await response.json()).toMatchObject({ code: "PROJECT_NOT_FOUND", field: "project_id" });
+    expect(sent).toBeGreaterThan(30);
+    expect(await traces()).toEqual(before);
+  });
+
   it("of too many parts", async ({ expect }) => {
     const owner = await person();
     const before = await traces();

@@ -93,19 +93,23 @@ export function createDatasetService(deps: {
      */
     async create(principal: Principal, request: Request) {
       const id = newUuid();
+      let checkedProject: number | null | undefined;
       try {
         const upload = await receiveUpload(request, bucket, id, async (early) => {
           // As far as the fields are known by now; all of them are checked again when the form is complete.
           const known = DatasetFieldsSchema.partial().safeParse(Object.fromEntries(early));
           if (!known.success) throw validationError(known.error);
-          await projects.writable(principal, known.data.project_id ?? null);
+          checkedProject = known.data.project_id ?? null;
+          await projects.writable(principal, checkedProject);
         });
         const parsed = DatasetFieldsSchema.safeParse(Object.fromEntries(upload.fields));
         if (!parsed.success) throw validationError(parsed.error);
         const fields = parsed.data;
+        const wantedProject = fields.project_id ?? null;
+        if (wantedProject !== checkedProject) await projects.writable(principal, wantedProject);
         const { storageKey, content } = await readContent(upload, fields.format);
         // Asked last: an upload takes its time, and the caller may have lost the project meanwhile.
-        const { projectId, userId } = await projects.writable(principal, fields.project_id ?? null);
+        const { projectId, userId } = await projects.writable(principal, wantedProject);
         const { summary } = content;
         const createdAt = now();
         const row: DatasetRow = {

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { MultipartError, type MultipartPart, multipartBoundary, parseMultipart } from "../../http/multipart.ts";
 import { AppError } from "../../shared/errors.ts";
+import { drain, openChunkReader } from "../../shared/streams.ts";
 import { keys } from "../../storage/keys.ts";
 import { ObjectWriter } from "../../storage/object-writer.ts";
 import type { IndexedFile } from "./content.ts";
@@ -64,6 +65,7 @@ export async function receiveUpload(
       maxParts: MAX_LOOSE_FILES + MAX_FIELDS,
       maxHeaderBytes: 16 * 1024,
       maxTotalBytes: MAX_UPLOAD_BYTES,
+      maxDrainBytes: MAX_UPLOAD_BYTES,
     };
     for await (const part of parseMultipart(request.body, boundary, limits)) {
       if (part.filename === null) {
@@ -81,6 +83,8 @@ export async function receiveUpload(
     return { fields, content: await intake.finish() };
   } catch (thrown) {
     await intake.abort();
+    // Refused by its headers: the client is about to send, or sending, all the same.
+    if (request.body !== null && !request.bodyUsed) await drain(openChunkReader(request.body), MAX_UPLOAD_BYTES);
     throw thrown instanceof MultipartError ? refusalOf(thrown) : thrown;
   }
 }

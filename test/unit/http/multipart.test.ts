@@ -191,6 +191,42 @@ describe("a multipart body", () => {
     expect(cancelled).toBe(1);
   });
 
+  it("is read on to its end, within the limit, when it is refused, so that a sender hears the answer", async ({
+    expect,
+  }) => {
+    const chunks = Array.from({ length: 50 }, () => new Uint8Array(1_000));
+    for (const [maxDrainBytes, expected] of [
+      [0, { cancelled: 1, ended: false }],
+      [10_000, { cancelled: 1, ended: false }],
+      [100_000, { cancelled: 0, ended: true }],
+    ] as const) {
+      const seen = { cancelled: 0, ended: false };
+      let next = 0;
+      const stream = new ReadableStream<Uint8Array>(
+        {
+          pull(controller) {
+            const chunk = next === 0 ? encode("no boundary here") : chunks[next];
+            next++;
+            if (chunk) controller.enqueue(chunk);
+            else {
+              seen.ended = true;
+              controller.close();
+            }
+          },
+          cancel: () => {
+            seen.cancelled++;
+          },
+        },
+        { highWaterMark: 0 },
+      );
+      const reading = async () => {
+        for await (const _ of parseMultipart(stream, "XX", { ...DEFAULT_MULTIPART_LIMITS, maxDrainBytes }));
+      };
+      await expect(reading()).rejects.toMatchObject({ reason: "malformed" });
+      expect(seen, `drain ${maxDrainBytes}`).toEqual(expected);
+    }
+  });
+
   it("of no parts has none", async ({ expect }) => {
     expect(await readAll([encode("--XX--")], "XX")).toEqual([]);
   });
@@ -290,7 +326,7 @@ describe("a broken body", () => {
 });
 
 describe("limits", () => {
-  const limits: MultipartLimits = { maxParts: 3, maxHeaderBytes: 200, maxTotalBytes: 2_000 };
+  const limits: MultipartLimits = { maxParts: 3, maxHeaderBytes: 200, maxTotalBytes: 2_000, maxDrainBytes: 0 };
 
   it("let exactly the allowed number of parts through and refuse one more", async ({ expect }) => {
     const parts = (count: number) => form(...Array.from({ length: count }, (_, i) => part(`name="f${i}"`, "1")));
