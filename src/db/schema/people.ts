@@ -31,8 +31,13 @@ export const projects = sqliteTable(
     isDefault: integer("is_default", { mode: "boolean" }).notNull().default(false),
     createdAt: integer("created_at").notNull(),
     updatedAt: integer("updated_at").notNull(),
+    /** Set when the project was deleted: it has no members any more, and its content is being removed. */
+    deletedAt: integer("deleted_at"),
   },
-  (table) => [index("projects_owner").on(table.ownerId, table.isDefault)],
+  (table) => [
+    index("projects_owner").on(table.ownerId, table.isDefault),
+    index("projects_deleted").on(table.deletedAt).where(sql`deleted_at is not null`),
+  ],
 );
 
 /** Who may do what in a project. The owner has a row too, so that access is one join. */
@@ -55,3 +60,61 @@ export const projectMembers = sqliteTable(
 );
 
 export type ProjectRole = (typeof projectMembers.$inferSelect)["role"];
+
+/** Personal API tokens for scripts, by their hash. A revoked one has no row. */
+export const apiTokens = sqliteTable(
+  "api_tokens",
+  {
+    id: integer().primaryKey({ autoIncrement: true }),
+    userId: integer("user_id")
+      .notNull()
+      .references(() => users.id),
+    name: text().notNull(),
+    tokenHash: text("token_hash").notNull().unique(),
+    /** The last characters, by which its owner recognises it. */
+    hint: text().notNull(),
+    createdAt: integer("created_at").notNull(),
+    expiresAt: integer("expires_at"),
+  },
+  (table) => [index("api_tokens_user").on(table.userId, table.id)],
+);
+
+/** Who did what to whom: written with the act, in its batch, and never changed (triggers refuse it). */
+export const auditLog = sqliteTable("audit_log", {
+  id: integer().primaryKey({ autoIncrement: true }),
+  at: integer().notNull(),
+  /** No reference: the row outlives everything that it names. */
+  actorId: integer("actor_id"),
+  action: text().notNull(),
+  targetType: text("target_type").notNull(),
+  targetId: text("target_id").notNull(),
+  requestId: text("request_id"),
+  details: text({ mode: "json" }).$type<Record<string, unknown>>(),
+});
+
+/** What a create with an `Idempotency-Key` made, so that its repetition makes nothing more. Kept for a day. */
+export const idempotencyKeys = sqliteTable(
+  "idempotency_keys",
+  {
+    userId: integer("user_id")
+      .notNull()
+      .references(() => users.id),
+    key: text().notNull(),
+    /** SHA-256 over the operation and its validated input. */
+    requestHash: text("request_hash").notNull(),
+    resourceId: text("resource_id").notNull(),
+    createdAt: integer("created_at").notNull(),
+  },
+  (table) => [
+    primaryKey({ columns: [table.userId, table.key] }),
+    index("idempotency_keys_created").on(table.createdAt),
+  ],
+);
+
+/** Objects whose rows are gone and that are still to be removed from storage: written with the deletion, in its batch. */
+export const removals = sqliteTable("removals", {
+  id: integer().primaryKey({ autoIncrement: true }),
+  /** A key prefix that ends in `/`. */
+  prefix: text().notNull(),
+  createdAt: integer("created_at").notNull(),
+});
