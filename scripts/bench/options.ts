@@ -1,0 +1,58 @@
+import { parseArgs } from "node:util";
+
+export const USAGE = `Usage: npm run bench -- [options]
+  --only NAME,…    these scenarios only (and what they are compared with); --list prints the names
+  --seconds N      seconds of load for each scenario (default 4)
+  --quick          half a second each
+  --markdown       print the table as Markdown, for README
+  --list           print the scenarios and end`;
+
+export type BenchOptions = {
+  /** Null: all of them. */
+  only: string[] | null;
+  secondsEach: number;
+  /** Slices into which that time is cut. */
+  rounds: number;
+  /** The run ends after this, with the rounds it has. */
+  atMostMs: number;
+  markdown: boolean;
+  list: boolean;
+};
+
+/** Thrown for bad arguments, with a readable message. */
+export class UsageError extends Error {}
+
+/** Reads the command line. @throws UsageError */
+export function readOptions(argv: string[]): BenchOptions {
+  const { only, seconds, quick, markdown, list } = parsed(argv);
+  const secondsEach = seconds === undefined ? (quick ? 0.5 : 4) : Number(seconds);
+  if (!(secondsEach >= 0.1 && secondsEach <= 60)) throw new UsageError("--seconds takes a number from 0.1 to 60");
+  const sliceSeconds = quick ? 0.25 : 0.5;
+  const names = only?.split(",").map((name) => name.trim());
+  if (names?.some((name) => name === "")) throw new UsageError("--only takes names with commas between them");
+  return {
+    only: names ?? null,
+    secondsEach,
+    rounds: Math.max(2, Math.round(secondsEach / sliceSeconds)),
+    atMostMs: seconds === undefined ? (quick ? 38_000 : 175_000) : Number.POSITIVE_INFINITY,
+    markdown: markdown ?? false,
+    list: list ?? false,
+  };
+}
+
+function parsed(argv: string[]) {
+  try {
+    return parseArgs({
+      args: argv,
+      options: {
+        only: { type: "string" },
+        seconds: { type: "string" },
+        quick: { type: "boolean" },
+        markdown: { type: "boolean" },
+        list: { type: "boolean" },
+      },
+    }).values;
+  } catch (thrown) {
+    throw new UsageError(thrown instanceof Error ? thrown.message : String(thrown));
+  }
+}

@@ -1,0 +1,147 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { extname, join } from "node:path";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { unstable_readConfig } from "wrangler";
+import { z } from "zod";
+import { DATABASE, ROOT, runWrangler } from "../lib/wrangler.ts";
+
+const BUCKET = "BUCKET";
+const APP = "app";
+const BASELINE = "baseline";
+/** Where Linux keeps files in memory. */
+const MEMORY_FOLDER = "/dev/shm";
+
+export type BenchServer = {
+  app: URL;
+  baseline: URL;
+  db: D1Database;
+  putObject(key: string, bytes: Uint8Array): Promise<void>;
+  internalSecret: string;
+  /** What the Worker logged as a warning or an error. */
+  complaints: string[];
+  dispose(): Promise<void>;
+};
+
+/** What is taken over from `wrangler.toml`. */
+const ConfigSchema = z.object({
+  compatibility_date: z.string(),
+  compatibility_flags: z.array(z.string()),
+  vars: z.record(z.string(), z.string()),
+  d1_databases: z.array(z.object({ binding: z.string(), database_id: z.string() })),
+  r2_buckets: z.array(z.object({ binding: z.string(), bucket_name: z.string() })),
+  durable_objects: z.object({ bindings: z.array(z.object({ name: z.string(), class_name: z.string() })) }),
+});
+
+export type Workplace = { folder: string; inMemory: boolean; remove(): void };
+
+/** A folder for bundle and storage, in memory where that is possible: on a disk every statement would wait for it. */
+export function makeWorkplace(): Workplace {
+  const inMemory = existsSync(MEMORY_FOLDER);
+  const folder = mkdtempSync(join(inMemory ? MEMORY_FOLDER : tmpdir(), "cultivar-bench-"));
+  return { folder, inMemory, remove: () => rmSync(folder, { recursive: true, force: true, maxRetries: 3 }) };
+}
+
+const MODULE_TYPES = {
+  ".js": "ESModule",
+  ".wasm": "CompiledWasm",
+  ".bin": "Data",
+  ".txt": "Text",
+  ".html": "Text",
+  ".sql": "Text",
+} as const;
+
+const isModule = (extension: string): extension is keyof typeof MODULE_TYPES => Object.hasOwn(MODULE_TYPES, extension);
+
+/** What wrangler would upload, its main module first. */
+async function bundle(outdir: string) {
+  await runWrangler(["deploy", "--dry-run", "--outdir", outdir]);
+  const modules = readdirSync(outdir).flatMap((name) => {
+    const extension = extname(name);
+    return isModule(extension) ? [{ type: MODULE_TYPES[extension], path: join(outdir, name) }] : [];
+  });
+  return modules.sort((a, b) => Number(b.path.endsWith("index.js")) - Number(a.path.endsWith("index.js")));
+}
+
+/** One row for each statement of a migration file. */
+const statementsOf = (file: string) =>
+  readFileSync(file, "utf8")
+    .split("--> statement-breakpoint")
+    .filter((statement) => statement.trim() !== "");
+
+/**
+ * Builds the production bundle and runs it in Miniflare, each Worker on a socket of its own: `wrangler dev` and Miniflare's
+ * entry would measure their proxies. `settings` are variables of the application.
+ */
+export async function startBenchServer(folder: string, settings: Record<string, string>): Promise<BenchServer> {
+  const config = ConfigSchema.parse(unstable_readConfig({ config: join(ROOT, "wrangler.toml") }));
+  const modules = await bundle(join(folder, "bundle"));
+  const secrets = { JWT_SECRET: randomBytes(32).toString("hex"), INTERNAL_SECRET: randomBytes(32).toString("hex") };
+  const d1Databases = Object.fromEntries(config.d1_databases.map(({ binding, database_id }) => [binding, database_id]));
+  const sockets = [{ host: "127.0.0.1", port: 0 }];
+  const { compatibility_date: compatibilityDate, compatibility_flags: compatibilityFlags } = config;
+  const complaints: string[] = [];
+  const miniflare = new Miniflare({
+    ...convertV4MiniflareOptions({
+      cf: false,
+      host: "127.0.0.1",
+      handleStructuredLogs: ({ level, message }) => {
+        if (level === "warn" || level === "error") complaints.push(message);
+      },
+      workers: [
+        {
+          name: APP,
+          modules,
+          modulesRoot: join(folder, "bundle"),
+          compatibilityDate,
+          compatibilityFlags,
+          bindings: { ...config.vars, ...secrets, ...settings },
+          d1Databases,
+          r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
+          durableObjects: Object.fromEntries(
+            config.durable_objects.bindings.map(({ name, class_name }) => [
+              name,
+              { className: class_name, useSQLite: true },
+            ]),
+          ),
+          unsafeDirectSockets: sockets,
+        },
+        {
+          name: BASELINE,
+          modules: [{ type: "ESModule", path: join(import.meta.dirname, "baseline-worker.js") }],
+          modulesRoot: import.meta.dirname,
+          compatibilityDate,
+          compatibilityFlags,
+          d1Databases,
+          unsafeDirectSockets: sockets,
+        },
+      ],
+    }),
+    logRequests: false,
+    resourcePersistencePath: join(folder, "storage"),
+  });
+  try {
+    const bucket = await miniflare.getR2Bucket(BUCKET, APP);
+    const db = await miniflare.getD1Database(DATABASE, APP);
+    const migrations = join(ROOT, "migrations");
+    for (const name of readdirSync(migrations).sort()) {
+      if (!name.endsWith(".sql")) continue;
+      await db.batch(statementsOf(join(migrations, name)).map((statement) => db.prepare(statement)));
+    }
+    return {
+      app: await miniflare.unsafeGetDirectURL(APP),
+      baseline: await miniflare.unsafeGetDirectURL(BASELINE),
+      db,
+      putObject: async (key, bytes) => {
+        await bucket.put(key, bytes);
+      },
+      internalSecret: secrets.INTERNAL_SECRET,
+      complaints,
+      dispose: () => miniflare.dispose(),
+    };
+  } catch (thrown) {
+    await miniflare.dispose();
+    throw thrown;
+  }
+}
