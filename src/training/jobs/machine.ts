@@ -469,20 +469,26 @@ function tick(state: JobState, policy: Policy, now: number): Decision {
   }
 }
 
-/** What a deadline of an attempt under way means: it ran too long, made no progress, or nothing is heard of it. */
+/**
+ * What a deadline of an attempt under way means: it ran too long, made no progress, or nothing is heard of it. The deadline
+ * that came first decides, so that a late alarm does what one in time would have done.
+ */
 function overdue(state: JobState, policy: Policy, now: number): Decision {
   const fenceOff = (end: End) => cut(state, end, now);
   const failed = (reason: Reason, message: string): Decision =>
     state.owner === "plain"
       ? fenceOff({ outcome: "failed", reason, message })
       : retryOr(state, { outcome: "failed", reason, message }, policy, now, fenceOff);
-  if (now >= longestUntil(state, policy)) return failed("max_duration", "The longest duration was reached");
-  if (state.owner === "plain") return failed("stalled", "No callback arrived any more");
-  const silentMs = now - (state.lastCallAtMs ?? now);
-  if (silentMs >= policy.leaseMs + policy.lostAfterMs) {
+  const lastCall = state.lastCallAtMs ?? 0;
+  const isPlain = state.owner === "plain";
+  const goneAt = lastCall + (isPlain ? policy.plainSilenceMs : policy.leaseMs + policy.lostAfterMs);
+  const longest = longestUntil(state, policy);
+  if (now >= longest && longest <= goneAt) return failed("max_duration", "The longest duration was reached");
+  if (isPlain) return failed("stalled", "No callback arrived any more");
+  if (now >= goneAt) {
     return retryOr(state, { outcome: "lost", reason: "runner_lost", message: null }, policy, now, fenceOff);
   }
-  if (silentMs >= policy.leaseMs) return changed({ ...state, phase: "suspect" });
+  if (now >= lastCall + policy.leaseMs) return changed({ ...state, phase: "suspect" });
   return failed("stalled", "The attempt made no progress any more");
 }
 
