@@ -77,7 +77,7 @@ async function main(options: Options): Promise<number> {
         clock,
         backoff: { baseMs: retry_base_s * 1000, capMs: retry_cap_s * 1000 },
         signal: stopped.signal,
-        reachability: new Reachability(),
+        reachability: new Reachability(clock),
         onRetry: (error, delayMs) => log(`${error.message}; again in ${(delayMs / 1000).toFixed(1)} s`),
       },
       stateDir,

@@ -47,7 +47,7 @@ export class Agent {
   readonly #deps: AgentDeps;
   readonly #instanceId = randomUUID();
   readonly #draining = new AbortController();
-  readonly #reachability = new Reachability();
+  readonly #reachability: Reachability;
   readonly #active = new Map<Attempt, Promise<void>>();
   #runner: Runner;
   #troubles = 0;
@@ -57,6 +57,7 @@ export class Agent {
   constructor(deps: AgentDeps) {
     this.#deps = deps;
     this.#runner = deps.runner;
+    this.#reachability = new Reachability(deps.clock);
   }
 
   /** Jobs at work. */

@@ -191,19 +191,31 @@ export async function* bodyOf(response: Response, idleMs: number, signal: AbortS
   }
 }
 
+/** The network is taken to be away when a call fails so long after the last one that got through. */
+const AWAY_AFTER_MS = 3_000;
+
 /**
  * Wakes those who wait to try again. When one call gets through after the network was away, nobody has to sleep out a long
- * delay that was drawn while it was.
+ * delay that was drawn while it was. One kind of call that fails while others get through wakes nobody.
  */
 export class Reachability {
+  readonly #clock: Clock;
   #away = false;
+  #workedMs: number;
   #wake = new AbortController();
 
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#workedMs = clock.now();
+  }
+
   failed(error: unknown): void {
-    if (error instanceof TransportError && error.retryAfterMs === null) this.#away = true;
+    const cut = error instanceof TransportError && error.retryAfterMs === null;
+    if (cut && this.#clock.now() - this.#workedMs >= AWAY_AFTER_MS) this.#away = true;
   }
 
   worked(): void {
+    this.#workedMs = this.#clock.now();
     if (!this.#away) return;
     this.#away = false;
     const wake = this.#wake;
@@ -212,9 +224,9 @@ export class Reachability {
   }
 
   /** Sleeps, shorter when the server is heard of again. A time that the server itself asked for is kept. */
-  async sleep(clock: Clock, ms: number, error: unknown, signal: AbortSignal): Promise<void> {
+  async sleep(ms: number, error: unknown, signal: AbortSignal): Promise<void> {
     const asked = (error instanceof ApiError || error instanceof TransportError) && error.retryAfterMs !== null;
-    await clock.sleep(ms, asked ? signal : AbortSignal.any([signal, this.#wake.signal]));
+    await this.#clock.sleep(ms, asked ? signal : AbortSignal.any([signal, this.#wake.signal]));
   }
 }
 
@@ -251,7 +263,7 @@ export async function retrying<T>(call: () => Promise<T>, options: RetryOptions)
       if (clock.now() - startedMs >= (options.giveUpAfterMs ?? Number.POSITIVE_INFINITY)) throw error;
       const delayMs = retryDelayMs(options.backoff, failures, clock.random(), error.retryAfterMs);
       options.onRetry?.(error, delayMs, failures + 1);
-      await reachability.sleep(clock, delayMs, error, signal);
+      await reachability.sleep(delayMs, error, signal);
     }
   }
 }

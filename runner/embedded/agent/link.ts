@@ -52,7 +52,7 @@ export async function openLink(deps: LinkDeps) {
   const { jobId, jobToken: token, timers, limits } = lease;
   const ending = new AbortController();
   const gone = ending.signal;
-  const reachability = new Reachability();
+  const reachability = new Reachability(clock);
   const trouble = (error: unknown) => log(errorText(error));
   const retry: RetryOptions = {
     clock,

@@ -47,14 +47,19 @@ export class ContentCache {
    * @returns bytes that had to be fetched
    * @throws HashMismatch · what `retrying` throws
    */
-  async fill(file: { sha256: string; size: number }, source: Source): Promise<number> {
-    const target = this.#pathOf(file.sha256);
-    if (await this.#isGood(target, file)) return 0;
+  async fill({ sha256, size }: { sha256: string; size: number }, source: Source): Promise<number> {
+    const target = this.#pathOf(sha256);
+    if (await this.#isGood(target, { sha256, size })) return 0;
     await mkdir(dirname(target), { recursive: true });
-    const lock = await lockOr(`${target}.lock`, () => this.#isGood(target, file), this.#clock, source.retry.signal);
+    const lock = await lockOr(
+      `${target}.lock`,
+      () => this.#isGood(target, { sha256, size }),
+      this.#clock,
+      source.retry.signal,
+    );
     if (lock === null) return 0;
     try {
-      const received = await download({ ...source, target, ...file });
+      const received = await download({ ...source, target, sha256, size });
       await this.#stamp(target);
       return received;
     } finally {
