@@ -189,6 +189,49 @@ describe("POST /datasets", () => {
     }
   });
 
+  it("reads yolo and coco, loose and zipped", async ({ expect }) => {
+    const owner = await person();
+    const annotations = {
+      images: [{ id: 1, file_name: "1.png", width: 10, height: 10 }],
+      annotations: [{ id: 1, image_id: 1, category_id: 3, bbox: [1, 1, 2, 2] }],
+      categories: [{ id: 3, name: "cat" }],
+    };
+    const datasets: [string, [string, Uint8Array][], Json][] = [
+      [
+        "yolo",
+        [
+          ["images/train/1.png", png(1)],
+          ["images/val/2.png", png(2)],
+          ["labels/train/1.txt", encode("1 0.5 0.5 0.2 0.2\n")],
+          ["data.yaml", encode("names: [cat, dog]")],
+        ],
+        {
+          num_classes: 2,
+          class_distribution: { cat: 0, dog: 1 },
+          splits: { train: 1, val: 1, test: 0 },
+          file_count: 4,
+        },
+      ],
+      [
+        "coco",
+        [
+          ["images/1.png", png(1)],
+          ["annotations/instances_train.json", encode(JSON.stringify(annotations))],
+        ],
+        { num_classes: 1, class_distribution: { cat: 1 }, splits: { train: 1, val: 0, test: 0 }, file_count: 2 },
+      ],
+    ];
+    for (const [format, files, expected] of datasets) {
+      for (const answer of [
+        await upload(owner, { ...FIELDS, format }, files),
+        await uploadZip(owner, zipOf(files), { format }),
+      ]) {
+        expect([answer.status, answer.body.task_type], JSON.stringify(answer.body)).toEqual([201, "object_detection"]);
+        expect(answer.body).toMatchObject({ format, ...expected });
+      }
+    }
+  });
+
   it("warns of images that are something else", async ({ expect }) => {
     const owner = await person();
     const answer = await upload(owner, FIELDS, [...PETS, ["train/cat/page.png", "<script>alert(1)</script>"]]);

@@ -72,9 +72,6 @@ export function createDatasetService(deps: {
     const parser = FORMATS[format];
     if (content === null)
       throw new AppError("VALIDATION_ERROR", "files: at least one file is required", { field: "files" });
-    if (parser === undefined) {
-      throw new AppError("VALIDATION_ERROR", `format: ${format} is not supported yet`, { field: "format" });
-    }
     const { storageKey } = content;
     const object = await storedObject(bucket, storageKey);
     const read =

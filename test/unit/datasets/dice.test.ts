@@ -359,7 +359,8 @@ describe("what is not dice", () => {
     ]);
     expect(opened.ok ? null : opened.error).toEqual({
       field: "format",
-      message: 'dice needs annotations.json, or annotations_<task>.json, at the top; found "cat/1.png", "dog/1.png"',
+      message:
+        'dice needs annotations.json, or annotations_<task>.json, at the top; found "train/cat/1.png", "train/dog/1.png"',
     });
     expect(read([], nested("classification", [])).problem?.field).toBe("format");
   });

@@ -1,6 +1,6 @@
 import type { TaskType } from "../../../shared/task-types.ts";
-import { canonicalPath } from "../paths.ts";
-import { splitOfName, splitOfPath } from "./images.ts";
+import { baseName, canonicalPath } from "../paths.ts";
+import { isImagePath, splitOfName, splitOfPath } from "./images.ts";
 import {
   arrayAt,
   BadValue,
@@ -12,8 +12,8 @@ import {
   objectAt,
   textAt,
 } from "./json.ts";
-import { classNamesProblem, increment, MAX_CLASSES } from "./summary.ts";
-import type { Placement, SplitName } from "./types.ts";
+import { classNamesProblem, increment, MAX_CLASSES, someOf } from "./summary.ts";
+import type { DatasetWarning, Placement, SplitName } from "./types.ts";
 
 /**
  * The document that the dice layouts and COCO share: a list of classes, a list of images, and labels that stand inside each
@@ -25,6 +25,8 @@ export type AnnotationDocument = {
   taskType: TaskType;
   nested: boolean;
   classNames: string[];
+  /** Without the hidden background class. */
+  classesById: ReadonlyMap<number, string>;
   /** Annotations per class; images per class for classification. Only those of pictures that were uploaded. */
   counts: Map<string, number>;
   placements: Map<string, Placement>;
@@ -36,6 +38,8 @@ export type AnnotationDocument = {
   /** Boxes without an area, and boxes that reach over the edge of their picture. */
   emptyBoxes: number;
   outsideBoxes: number;
+  /** Labels without the outline or keypoints that the task is about. */
+  incompleteLabels: number;
   /** Pictures of a classification dataset with more than one class. */
   severalLabels: number;
   /** Labels of a flat list whose picture is unknown. */
@@ -87,6 +91,7 @@ export function readAnnotations(
     taskType: taskOf(root, images, labels, fallbackTask),
     nested: !flat,
     classNames: classes.names,
+    classesById: new Map([...classes.byId].filter(([, name]) => name !== BACKGROUND)),
     counts: new Map(),
     placements: new Map(),
     missingImages: [],
@@ -94,6 +99,7 @@ export function readAnnotations(
     masks: new Set(),
     emptyBoxes: 0,
     outsideBoxes: 0,
+    incompleteLabels: 0,
     severalLabels: 0,
     orphanLabels: 0,
     listedImages: images.length,
@@ -271,8 +277,8 @@ class DocumentReader {
     if (task === "object_detection" || task === "instance_segmentation" || task === "pose_estimation") {
       // An outline or keypoints can stand alone; a detector needs its box.
       if (label.bbox !== undefined || task === "object_detection") this.#box(label, image.size, at);
-      if (task === "instance_segmentation") checkOutline(label.segmentation, [...at, "segmentation"]);
-      if (task === "pose_estimation") checkKeypoints(label, at);
+      if (task === "instance_segmentation") this.#optional(label.segmentation, checkOutline, [...at, "segmentation"]);
+      if (task === "pose_estimation") this.#optional(label.keypoints, checkKeypoints, [...at, "keypoints"]);
     }
     if (name === BACKGROUND || image.path === null) return;
     if (task !== "image_classification") {
@@ -287,6 +293,13 @@ class DocumentReader {
     }
     placement.label = name;
     increment(this.#document.counts, name);
+  }
+
+  /** Exporters leave an empty list, or nothing, where an object was only boxed. */
+  #optional(value: unknown, check: (value: unknown, at: JsonPath) => void, at: JsonPath): void {
+    if (value === undefined || value === null || (Array.isArray(value) && value.length === 0)) {
+      this.#document.incompleteLabels++;
+    } else check(value, at);
   }
 
   #className(label: JsonObject, idKey: "class_id" | "category_id", at: JsonPath): string {
@@ -360,7 +373,6 @@ function checkOutline(value: unknown, at: JsonPath): void {
     }
     return;
   }
-  if (value.length === 0) throw new BadValue(at, "an outline without a polygon");
   for (const [i, polygon] of value.entries()) {
     const points = arrayAt(polygon, [...at, i]);
     if (points.length < 6 || points.length % 2 !== 0) {
@@ -371,13 +383,75 @@ function checkOutline(value: unknown, at: JsonPath): void {
   }
 }
 
-function checkKeypoints(label: JsonObject, at: JsonPath): void {
-  const inner = [...at, "keypoints"];
-  const points = arrayAt(label.keypoints, inner);
-  if (points.length === 0 || points.length % 3 !== 0)
-    throw new BadValue(inner, "keypoints are triples of x, y, visibility");
+function checkKeypoints(value: unknown, at: JsonPath): void {
+  const points = arrayAt(value, at);
+  if (points.length % 3 !== 0) throw new BadValue(at, "keypoints are triples of x, y, visibility");
   const wrong = points.findIndex((number) => !Number.isFinite(number));
-  if (wrong !== -1) numberAt(points[wrong], [...inner, wrong]);
+  if (wrong !== -1) numberAt(points[wrong], [...at, wrong]);
   const badVisibility = points.findIndex((number, i) => i % 3 === 2 && number !== 0 && number !== 1 && number !== 2);
-  if (badVisibility !== -1) throw new BadValue([...inner, badVisibility], "visibility is 0, 1 or 2");
+  if (badVisibility !== -1) throw new BadValue([...at, badVisibility], "visibility is 0, 1 or 2");
 }
+
+/** Images by file name, with and without its ending; null where several share it. */
+export function indexByName(paths: ReadonlySet<string>): Map<string, string | null> {
+  const index = new Map<string, string | null>();
+  for (const path of paths) {
+    if (!isImagePath(path)) continue;
+    const name = baseName(path);
+    for (const key of [name, name.slice(0, name.lastIndexOf("."))]) index.set(key, index.has(key) ? null : path);
+  }
+  return index;
+}
+
+/** Warnings that follow from what was read, for every format with such documents. */
+export function documentWarnings(documents: readonly AnnotationDocument[]): DatasetWarning[] {
+  const all = (names: (document: AnnotationDocument) => string[]) => documents.flatMap(names);
+  const sum = (count: (document: AnnotationDocument) => number) =>
+    documents.reduce((total, document) => total + count(document), 0);
+  const unlabelled = documents
+    .filter((document) => document.taskType === "image_classification")
+    .flatMap((document) => [...document.placements])
+    .filter(([, placement]) => placement.label === null)
+    .map(([path]) => path);
+  return [
+    ...someOf(
+      all((document) => document.missingImages),
+      "missing_files",
+      "listed images were not uploaded",
+    ),
+    ...someOf(
+      all((document) => document.missingMasks),
+      "missing_masks",
+      "listed masks were not uploaded",
+    ),
+    ...someOf(unlabelled, "unlabelled_images", "listed images have no class"),
+    ...amount(
+      sum((document) => document.orphanLabels),
+      "orphan_annotations",
+      "annotations belong to no uploaded image",
+    ),
+    ...amount(
+      sum((document) => document.severalLabels),
+      "several_labels",
+      "annotations give an image a second class and are not used",
+    ),
+    ...amount(
+      sum((document) => document.incompleteLabels),
+      "incomplete_annotations",
+      "annotations lack the outline or keypoints of the others",
+    ),
+    ...amount(
+      sum((document) => document.emptyBoxes),
+      "empty_boxes",
+      "boxes have no area",
+    ),
+    ...amount(
+      sum((document) => document.outsideBoxes),
+      "boxes_outside_image",
+      "boxes reach over the edge of their image",
+    ),
+  ];
+}
+
+const amount = (count: number, code: string, what: string): DatasetWarning[] =>
+  count === 0 ? [] : [{ code, message: `${count} ${what}` }];

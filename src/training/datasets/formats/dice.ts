@@ -1,11 +1,16 @@
 import { ok, type Result } from "../../../shared/result.ts";
 import type { TaskType } from "../../../shared/task-types.ts";
-import { baseName } from "../paths.ts";
-import { type AnnotationDocument, type FileResolver, readAnnotations } from "./annotations.ts";
+import {
+  type AnnotationDocument,
+  documentWarnings,
+  type FileResolver,
+  indexByName,
+  readAnnotations,
+} from "./annotations.ts";
 import { isImagePath } from "./images.ts";
 import { type JsonObject, readJson } from "./json.ts";
-import { balanceWarnings, brokenFile, contradiction, countSplits, distribution, listed } from "./summary.ts";
-import type { DatasetFile, DatasetFormat, DatasetSummary, DatasetWarning, FormatProblem } from "./types.ts";
+import { balanceWarnings, brokenFile, contradiction, countSplits, distribution, listed, someOf } from "./summary.ts";
+import type { DatasetFile, DatasetFormat, DatasetSummary, FormatProblem } from "./types.ts";
 
 /**
  * Three layouts under one name. `nested`: labels inside each image of `annotations.json`. `coco_flat`: classes, images and
@@ -105,7 +110,7 @@ class DiceReading {
         ...(document.taskType === "semantic_segmentation"
           ? []
           : balanceWarnings(classNames, counts, images.length, classification ? "images" : "annotations")),
-        ...documentWarnings(document),
+        ...documentWarnings([document]),
         ...someOf(unlisted, "unlabelled_images", "images are not listed"),
         ...(this.#chosen.others.length > 0
           ? [
@@ -119,29 +124,6 @@ class DiceReading {
     });
   }
 }
-
-/** Warnings that follow from what was read, for every format with such a document. */
-export function documentWarnings(document: AnnotationDocument): DatasetWarning[] {
-  const unlabelled =
-    document.taskType === "image_classification"
-      ? [...document.placements].filter(([, placement]) => placement.label === null).map(([path]) => path)
-      : [];
-  return [
-    ...someOf(document.missingImages, "missing_files", "listed images were not uploaded"),
-    ...someOf(document.missingMasks, "missing_masks", "listed masks were not uploaded"),
-    ...someOf(unlabelled, "unlabelled_images", "listed images have no class"),
-    ...amount(document.orphanLabels, "orphan_annotations", "annotations belong to no uploaded image"),
-    ...amount(document.severalLabels, "several_labels", "annotations give an image a second class and are not used"),
-    ...amount(document.emptyBoxes, "empty_boxes", "boxes have no area"),
-    ...amount(document.outsideBoxes, "boxes_outside_image", "boxes reach over the edge of their image"),
-  ];
-}
-
-export const someOf = (names: readonly string[], code: string, what: string): DatasetWarning[] =>
-  names.length === 0 ? [] : [{ code, message: `${names.length} ${what}: ${listed(names, 3)}` }];
-
-const amount = (count: number, code: string, what: string): DatasetWarning[] =>
-  count === 0 ? [] : [{ code, message: `${count} ${what}` }];
 
 /** The text before the names of images in the store that the document was made for. */
 function imageRootOf(document: unknown): string | null {
@@ -174,17 +156,6 @@ export function createResolver(paths: ReadonlySet<string>, imageRoot: string | n
       return find(id, "images/") ?? byId.get(id) ?? null;
     },
   };
-}
-
-/** Images by file name, with and without its ending; null where several share it. */
-function indexByName(paths: ReadonlySet<string>): Map<string, string | null> {
-  const index = new Map<string, string | null>();
-  for (const path of paths) {
-    if (!isImagePath(path)) continue;
-    const name = baseName(path);
-    for (const key of [name, name.slice(0, name.lastIndexOf("."))]) index.set(key, index.has(key) ? null : path);
-  }
-  return index;
 }
 
 function tailsOf(root: string): string[] {

@@ -9,6 +9,7 @@ import {
   distribution,
   increment,
   listed,
+  someOf,
 } from "./summary.ts";
 import type { DatasetFile, DatasetFormat, DatasetSummary, DatasetWarning, FormatProblem, Placement } from "./types.ts";
 
@@ -79,17 +80,8 @@ function summarise(files: readonly DatasetFile[]): Result<DatasetSummary, Format
     warnings: [
       ...balanceWarnings(classNames, counts, labelled, "images"),
       ...splitWarnings(placements, classNames, divided),
-      ...(unlabelled.length > 0
-        ? [
-            {
-              code: "unlabelled_images",
-              message: `${unlabelled.length} images are in no class folder: ${listed(unlabelled, 3)}`,
-            },
-          ]
-        : []),
-      ...(extra.length > 0
-        ? [{ code: "extra_files", message: `${extra.length} files are not images: ${listed(extra, 3)}` }]
-        : []),
+      ...someOf(unlabelled, "unlabelled_images", "images are in no class folder"),
+      ...someOf(extra, "extra_files", "files are not images"),
     ],
   });
 }

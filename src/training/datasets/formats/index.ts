@@ -1,18 +1,23 @@
 import { err, ok, type Result } from "../../../shared/result.ts";
 import { commonTopFolder } from "../paths.ts";
+import { coco } from "./coco.ts";
 import { dice } from "./dice.ts";
 import { imagefolder } from "./imagefolder.ts";
-import { isImagePath } from "./images.ts";
+import { isImagePath, splitOfName } from "./images.ts";
 import { listed } from "./summary.ts";
 import type { DatasetFile, DatasetFormat, DatasetWarning, FormatName, FormatProblem, FormatReading } from "./types.ts";
+import { yolo } from "./yolo.ts";
 
-export const FORMATS: Partial<Record<FormatName, DatasetFormat>> = { dice, imagefolder };
+/** Every format, by its name on the wire. */
+export const FORMATS: Record<FormatName, DatasetFormat> = { dice, yolo, imagefolder, coco };
 
 export type OpenedDataset = {
   reading: FormatReading;
   /** The one folder around everything that was taken off the paths, with its slash; empty if none was. */
   strippedPrefix: string;
 };
+
+const FORMAT_FOLDERS: ReadonlySet<string> = new Set(["images", "labels", "annotations", "masks"]);
 
 /**
  * Opens the files as the declared format. Archives often have one folder around everything: it is taken off when that makes
@@ -27,7 +32,9 @@ export function openFormat(format: DatasetFormat, files: readonly DatasetFile[])
   const inner = format.open(
     files.map(({ path, sizeBytes }) => ({ path: path.slice(strippedPrefix.length), sizeBytes })),
   );
-  return inner.ok ? ok({ reading: inner.value, strippedPrefix }) : err(inner.error);
+  if (inner.ok) return ok({ reading: inner.value, strippedPrefix });
+  // Told about the files as they were meant: a folder that formats themselves use is no wrapping.
+  return err(FORMAT_FOLDERS.has(folder) || splitOfName(folder) !== null ? asSent.error : inner.error);
 }
 
 /** Warnings about files of any format. */

@@ -24,6 +24,10 @@ export function listed(names: readonly string[], limit: number = MAX_LISTED): st
   return more > 0 ? `${shown.join(", ")} and ${more} more` : shown.join(", ");
 }
 
+/** A warning that names a few of `names`, or none when there are none. */
+export const someOf = (names: readonly string[], code: string, what: string): DatasetWarning[] =>
+  names.length === 0 ? [] : [{ code, message: `${names.length} ${what}: ${listed(names, 3)}` }];
+
 const shortened = (name: string): string => (name.length > 80 ? `${name.slice(0, 80)}…` : name);
 
 /** Null when the names can be stored; else what is wrong with them. */
@@ -43,6 +47,11 @@ export function classNamesProblem(names: readonly string[]): string | null {
 /** Counts by name, in the given order. A name such as `__proto__` is a key like any other. */
 export const distribution = (names: readonly string[], counts: ReadonlyMap<string, number>): Record<string, number> =>
   Object.fromEntries(names.map((name) => [name, counts.get(name) ?? 0]));
+
+export function firstDuplicate(names: readonly string[]): string | undefined {
+  const seen = new Set<string>();
+  return names.find((name) => seen.size === seen.add(name).size);
+}
 
 export const increment = <K>(counts: Map<K, number>, key: K): void => {
   counts.set(key, (counts.get(key) ?? 0) + 1);
