@@ -1,3 +1,4 @@
+import { createAuthRepository } from "./auth/repository.ts";
 import { createAuthService } from "./auth/service.ts";
 import { parseConfig } from "./config.ts";
 import { createDb } from "./db/client.ts";
@@ -20,13 +21,13 @@ export type Services = ReturnType<typeof build>;
 function build(env: Env) {
   const config = parseConfig(env);
   const db = createDb(env.DB);
-  const now = Date.now;
+  const now = () => Date.now();
   const jobRows = createJobRepository(db);
   const projects = createProjectService({ projects: createProjectRepository(env.DB), now });
   return {
     config,
     now,
-    auth: createAuthService({ db, config, limiters: env.RATE_LIMITER, now }),
+    auth: createAuthService({ people: createAuthRepository(env.DB), config, limiters: env.RATE_LIMITER, now }),
     projects,
     datasets: createDatasetService({
       datasets: createDatasetRepository(env.DB),

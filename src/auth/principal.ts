@@ -1,20 +1,30 @@
-import { and, eq, isNull } from "drizzle-orm";
+import { and, eq, isNull, type SQL, sql } from "drizzle-orm";
 import type { Db } from "../db/client.ts";
-import { users } from "../db/schema/index.ts";
+import { apiTokens, users } from "../db/schema/index.ts";
 
-/** Who a verified token says is calling. Whether that user still exists is asked together with the data, see `me`. */
-export type Principal = { userId: number; tokenVersion: number };
+/**
+ * Who a credential says is calling: an access token, whose signature was checked, or a personal API token, which was not
+ * looked up yet. Whether the user and the token still are valid is asked together with the data, see `me`.
+ */
+export type Principal = { userId: number } & (
+  | { tokenVersion: number; apiToken?: undefined }
+  | { tokenVersion: null; apiToken: { hash: string; atMs: number } }
+);
+
+/** Whether the row of `users` at hand is the caller and the credential still stands. */
+export function isValidCaller(principal: Principal): SQL {
+  const { userId, tokenVersion, apiToken } = principal;
+  const stands =
+    apiToken === undefined
+      ? sql`${users.tokenVersion} = ${tokenVersion}`
+      : sql`exists (select 1 from ${apiTokens} where ${apiTokens.tokenHash} = ${apiToken.hash}
+          and ${apiTokens.userId} = ${users.id} and (${apiTokens.expiresAt} is null or ${apiTokens.expiresAt} > ${apiToken.atMs}))`;
+  return sql`${and(eq(users.id, userId), isNull(users.disabledAt))} and ${stands}`;
+}
 
 /**
  * The caller as a common table expression of one row, or of none when the user is gone, disabled or has ended the token.
  * A query selects `from(me)` and left-joins what it wants: no row at all means 401, a row without the data means 404.
  */
 export const me = (db: Db, principal: Principal) =>
-  db.$with("me").as(
-    db
-      .select({ id: users.id, isAdmin: users.isAdmin })
-      .from(users)
-      .where(
-        and(eq(users.id, principal.userId), eq(users.tokenVersion, principal.tokenVersion), isNull(users.disabledAt)),
-      ),
-  );
+  db.$with("me").as(db.select({ id: users.id, isAdmin: users.isAdmin }).from(users).where(isValidCaller(principal)));

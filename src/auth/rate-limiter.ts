@@ -23,6 +23,12 @@ export class RateLimiter extends DurableObject<Env> {
     return next;
   }
 
+  /** Takes one hit back, for a try that turned out to be a good one. */
+  async forgive(windowMs: number): Promise<void> {
+    const window = windowAt(this.ctx.storage.kv.get<Window>("window"), windowMs, Date.now());
+    if (window.count > 0) this.ctx.storage.kv.put("window", { ...window, count: window.count - 1 });
+  }
+
   override async alarm(): Promise<void> {
     await this.ctx.storage.deleteAll();
   }

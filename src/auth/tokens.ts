@@ -31,7 +31,11 @@ const JobClaims = z.object({
 export type JobTokenClaims = { jobId: number; attempt: number; fence: number; datasetId: string };
 
 /** @param nowMs the server's clock; the token ends `ACCESS_TOKEN_LIFE_S` later */
-export const signAccessToken = (secret: string, principal: Principal, nowMs: number): Promise<string> => {
+export const signAccessToken = (
+  secret: string,
+  principal: { userId: number; tokenVersion: number },
+  nowMs: number,
+): Promise<string> => {
   const iat = Math.floor(nowMs / 1000);
   return sign(
     {

@@ -1,5 +1,5 @@
-import { requireUser } from "../auth/bearer.ts";
-import { authRoutes } from "../auth/routes.ts";
+import { requireLiveUser, requireUser } from "../auth/bearer.ts";
+import { accountRoutes, loginRoutes } from "../auth/routes.ts";
 import { createApi, createRouter } from "../http/create-api.ts";
 import { limitJsonBody } from "../http/json-body.ts";
 import { serveDocument } from "../http/openapi.ts";
@@ -26,6 +26,9 @@ const INFO = {
 export function createTrainingApi() {
   const users = createRouter();
   users.use(requireUser);
+  // What these answer is no one's own, so no statement of theirs would ask whether the caller is still valid.
+  for (const path of ["/models/*", "/training/config-schema", "/training/config/*"]) users.use(path, requireLiveUser);
+  users.route("/", accountRoutes);
   users.route("/", projectRoutes);
   users.route("/", datasetRoutes);
   users.route("/", modelRoutes);
@@ -38,7 +41,7 @@ export function createTrainingApi() {
   // The callback reads lenient JSON, plain or gzip, within limits of its own.
   api.use(limitJsonBody([`${PREFIX}/internal/training/callback`]));
   serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"]);
-  api.route("/", authRoutes);
+  api.route("/", loginRoutes);
   api.route("/", runnerRoutes);
   api.route("/", attemptRoutes);
   api.route("/", users);

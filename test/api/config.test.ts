@@ -1,12 +1,11 @@
-import { env, exports } from "cloudflare:workers";
+import { exports } from "cloudflare:workers";
 import { beforeAll, describe, it } from "vitest";
-import { signAccessToken } from "../../src/auth/tokens.ts";
-import { parseConfig } from "../../src/config.ts";
 import { ConfigReportSchema, ConfigSchemaSchema } from "../../src/training/config/schemas.ts";
+import { person } from "../support/api.ts";
 
 let token = "";
 beforeAll(async () => {
-  token = await signAccessToken(parseConfig(env).jwtSecret, { userId: 1, tokenVersion: 1 }, Date.now());
+  token = (await person()).token;
 });
 
 const BASE = "https://cultivar.test/api/v1/training";

@@ -55,7 +55,7 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
       const at = now();
       const project = { ownerId: userId, name, description, taskType };
       const id = await projects.create(project, at);
-      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at }, "owner");
+      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner");
     },
   };
 }

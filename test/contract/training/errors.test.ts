@@ -76,7 +76,7 @@ describe("error codes", () => {
   });
 
   it("TRAINING_SERVICE_UNAVAILABLE is 503 while no runner lives", async ({ expect }) => {
-    const other = await job(owner, { config: { framework: "timm", model_name: "resnet50" } });
+    const other = await job(owner, { config: { framework: "ultralytics", model_name: "yolo11n-cls" } });
     const answer = await by(owner, "POST", `${JOBS}/${other}/start`);
     expect(facts(answer)).toEqual([503, "TRAINING_SERVICE_UNAVAILABLE", null]);
   });
