@@ -57,6 +57,7 @@ const JobSchema = z.object({
   message: z.string().nullable(),
   current_epoch: z.number(),
   total_epochs: z.number(),
+  best: z.object({ epoch: z.number() }).nullable(),
 });
 const MetricsSchema = z.array(
   z.object({
@@ -275,14 +276,19 @@ async function main(): Promise<number> {
   const epochs = await startWhenLive(client, job.id)
     .then(() => follow(client, job.id))
     .catch((thrown: unknown) => {
-      throw new Error(`${thrown instanceof Error ? thrown.message : String(thrown)}\nthe runner said last:\n${runnerTail}`);
+      throw new Error(
+        `${thrown instanceof Error ? thrown.message : String(thrown)}\nthe runner said last:\n${runnerTail}`,
+      );
     });
 
   step("Validation");
   const { results } = await client.call("GET", `/validation/results/${job.id}`, ValidationSchema);
-  const last = results.at(-1);
-  const labels = last?.class_names ?? [];
-  const confusion = last?.confusion_matrix ?? [];
+  // The checkpoint that answers below is the best one, not the last.
+  const { best } = await client.call("GET", `/training/jobs/${job.id}`, JobSchema);
+  const chosen = results.find((result) => result.epoch === best?.epoch) ?? results.at(-1);
+  const labels = chosen?.class_names ?? [];
+  const confusion = chosen?.confusion_matrix ?? [];
+  console.log(`  best epoch: ${chosen?.epoch}`);
   console.log(confusionText(labels, confusion));
 
   step("Inference on images the model has never seen");
@@ -312,6 +318,7 @@ async function main(): Promise<number> {
       epochs,
       labels,
       confusion,
+      confusionEpoch: chosen?.epoch ?? 0,
       samples: [...wrong, ...some].slice(0, 32),
     }),
   );

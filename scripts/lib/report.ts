@@ -21,6 +21,7 @@ export type ReportData = {
   labels: string[];
   /** Rows are true classes. */
   confusion: number[][];
+  confusionEpoch: number;
   samples: Sample[];
 };
 
@@ -147,7 +148,7 @@ export function renderReport(data: ReportData): string {
 <h1>${escapeHtml(data.title)}</h1><p class="lead">${escapeHtml(data.madeAt)}</p>
 <dl class="facts">${facts.join("")}</dl>
 <h2>Training</h2><div class="charts">${loss}${accuracy}</div>
-<h2>Validation: confusion matrix (rows are true classes)</h2><div class="panel">${confusionTable(data.labels, data.confusion)}</div>
+<h2>Validation at the best epoch, ${data.confusionEpoch} (rows are true classes)</h2><div class="panel">${confusionTable(data.labels, data.confusion)}</div>
 <h2>Images the model has never seen</h2><div class="cards">${data.samples.map(sampleCard).join("")}</div>
 </main></body></html>
 `;
