@@ -34,7 +34,8 @@ function form(fields: Fields, files: [string, Uint8Array | string][], order: "fi
     for (const [name, value] of Object.entries(fields)) if (value !== undefined) data.append(name, value);
   };
   if (order === "first") appendFields();
-  for (const [name, content] of files) data.append("files", new File([content as BlobPart], name));
+  for (const [name, content] of files)
+    data.append("files", new File([typeof content === "string" ? content : content.slice()], name));
   if (order === "last") appendFields();
   return data;
 }
