@@ -1,13 +1,17 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
+import { PREFIX as BREEDING_PREFIX, createBreedingApi } from "./breeding/api.ts";
+import { createImageRoutes } from "./breeding/images/routes.ts";
+import { breedingEnvelope } from "./breeding/messages.ts";
 import type { AppEnv } from "./http/create-api.ts";
 import { refuseOtherMethods } from "./http/methods.ts";
-import { breedingEnvelope, renderProblem, toProblem, trainingEnvelope } from "./http/problem.ts";
+import { renderProblem, toProblem, trainingEnvelope } from "./http/problem.ts";
 import { pageRoutes } from "./pages/routes.ts";
 import { servicesFor } from "./services.ts";
 import { AppError } from "./shared/errors.ts";
 import { createTrainingApi, PREFIX } from "./training/api.ts";
 
-const envelopeOf = (path: string) => (/^\/api(?!\/v1(\/|$))(\/|$)/.test(path) ? breedingEnvelope : trainingEnvelope);
+const envelopeOf = (path: string) =>
+  /^\/(api(?!\/v1(\/|$))|images)(\/|$)/.test(path) ? breedingEnvelope : trainingEnvelope;
 
 /** Composes the Worker: request id, services, the APIs (the longer prefix first), and the errors of the root. */
 export function createApp() {
@@ -26,6 +30,8 @@ export function createApp() {
 
   app.get("/healthz", (c) => c.json({ status: "ok" }, 200));
   app.route(PREFIX, createTrainingApi());
+  app.route(BREEDING_PREFIX, createBreedingApi());
+  app.route("/images", createImageRoutes());
   app.route("/", pageRoutes);
 
   app.notFound((c) => renderProblem(c, envelopeOf(c.req.path), new AppError("NOT_FOUND", "Not found")));

@@ -1,4 +1,6 @@
 import { z } from "zod";
+import { PAINT_MODELS, type PaintModel } from "./breeding/images/painter.ts";
+import { type QuotaConfig, QuotaConfigSchema } from "./breeding/rate-limits.ts";
 import { DEFAULT_LIMITS, DEFAULT_TIMERS, LimitsSchema, TimersSchema } from "./training/runners/protocol.ts";
 
 /** Text of a secret: long enough that it cannot be guessed, and not one that was printed somewhere as an example. */
@@ -28,6 +30,14 @@ const ConfigSchema = z.object({
   /** Still accepted while the secret is being rotated. */
   INTERNAL_SECRET_PREVIOUS: secret.optional(),
   BREEDING_PHASE: z.enum(["1", "2"]).default("1"),
+  /** JSON: other numbers of requests in phase 2, for everybody and under `users` for single ones. */
+  BREEDING_QUOTAS: jsonOf(QuotaConfigSchema).optional(),
+  /** `workers-ai` paints predicted fruit where the AI binding is there; every other picture is drawn. */
+  IMAGE_ENGINE: z.enum(["embedded", "workers-ai"]).default("embedded"),
+  IMAGE_MODEL: z.enum(PAINT_MODELS).default("@cf/black-forest-labs/flux-1-schnell"),
+  /** Paintings a day (UTC) for all callers together. */
+  IMAGE_DAILY_BUDGET: z.coerce.number().int().min(0).max(100_000).default(200),
+  IMAGE_TIMEOUT_MS: z.coerce.number().int().min(100).max(60_000).default(20_000),
   /** JSON objects that replace single timers and limits of the runner protocol. */
   RUNNER_TIMERS: jsonOf(TimersSchema.partial()).optional(),
   RUNNER_LIMITS: jsonOf(LimitsSchema.partial()).optional(),
@@ -39,6 +49,8 @@ export type Config = {
   jwtSecret: string;
   internalSecrets: string[];
   breedingPhase: 1 | 2;
+  breedingQuotas: QuotaConfig;
+  painting: { engine: "embedded" | "workers-ai"; model: PaintModel; dailyBudget: number; timeoutMs: number };
   timers: z.infer<typeof TimersSchema>;
   limits: z.infer<typeof LimitsSchema>;
 };
@@ -68,6 +80,13 @@ export function parseConfig(environment: object): Config {
     jwtSecret: value.JWT_SECRET,
     internalSecrets: [value.INTERNAL_SECRET, value.INTERNAL_SECRET_PREVIOUS].filter((text) => text !== undefined),
     breedingPhase: value.BREEDING_PHASE === "2" ? 2 : 1,
+    breedingQuotas: value.BREEDING_QUOTAS ?? {},
+    painting: {
+      engine: value.IMAGE_ENGINE,
+      model: value.IMAGE_MODEL,
+      dailyBudget: value.IMAGE_DAILY_BUDGET,
+      timeoutMs: value.IMAGE_TIMEOUT_MS,
+    },
     timers: { ...DEFAULT_TIMERS, ...value.RUNNER_TIMERS },
     limits: { ...DEFAULT_LIMITS, ...value.RUNNER_LIMITS },
   };

@@ -1,5 +1,6 @@
 import { createAuthRepository } from "./auth/repository.ts";
 import { createAuthService } from "./auth/service.ts";
+import { createBreedingServices } from "./breeding/services.ts";
 import { parseConfig } from "./config.ts";
 import { createDb } from "./db/client.ts";
 import { createDatasetRepository } from "./training/datasets/repository.ts";
@@ -45,6 +46,7 @@ function build(env: Env) {
     }),
     attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
     inference: createInferenceService({ inference: createInferenceRepository(db), sessions: env.MODEL_SESSION }),
+    breeding: createBreedingServices(env, config, now),
     validations: createValidationService({ validations: createValidationRepository(db) }),
   };
 }

@@ -1,18 +1,27 @@
 /** The strain table of a breeder as a file: read with a report of what was refused and why, written so it reads back. */
-import { classesFromRatio, KOREAN_SHAPES, likeliestShape } from "../genetics/shape.ts";
+import { classesFromRatio, likeliestShape } from "../genetics/shape.ts";
 import {
   FRUIT_TRAITS,
   type FruitTrait,
-  inRange,
   type Phenotype,
   SHAPE_CLASSES,
   type ShapeClass,
   STRAIN_TYPES,
   type StrainType,
-  TRAIT_RANGE,
   unknownPhenotype,
 } from "../genetics/traits.ts";
 import { decodeText, detectDelimiter, parseTable, readTextCell, type TableRow, writeTable } from "../table.ts";
+import {
+  clip,
+  fieldsByHeader,
+  type ImportIssue,
+  type ImportIssueCode,
+  koreanShape,
+  normaliseHeader,
+  readTraitCell,
+  TRAIT_HEADERS,
+  UNKNOWN_CELLS,
+} from "../trait-table.ts";
 
 /** A strain as a file describes it. `shapeKo` is the Korean word the shape was read from, kept as it was written. */
 export interface StrainRecord {
@@ -22,33 +31,6 @@ export interface StrainRecord {
   phenotype: Phenotype;
   shapeKo: string | null;
 }
-
-/** Something about one cell, row or file; `line` is 1-based as an editor shows it, `column` the header as written. */
-export interface ImportIssue {
-  line: number;
-  column: string | null;
-  code: ImportIssueCode;
-  /** For people, in Korean like every message of this API. */
-  message: string;
-}
-
-export type ImportIssueCode =
-  | "ENCODING"
-  | "FORMAT"
-  | "HEADER"
-  | "TOO_MANY_ROWS"
-  | "COLUMN_COUNT"
-  | "ID_MISSING"
-  | "ID_INVALID"
-  | "NAME_INVALID"
-  | "DUPLICATE"
-  | "NOT_A_NUMBER"
-  | "OUT_OF_RANGE"
-  | "TYPE_UNKNOWN"
-  | "INCOMPLETE"
-  | "RATIO_MISMATCH"
-  | "SHAPE_UNKNOWN"
-  | "COLUMN_IGNORED";
 
 /** What an import found. Nothing is stored here, so the same report serves a dry run. */
 export interface StrainImport {
@@ -66,43 +48,34 @@ export const MAX_IMPORT_ROWS = 10_000;
 /** Strain ids go into URLs, object keys and combination ids: letters and digits of any script, space, `_`, `-`, `.`. */
 const ID_PATTERN = /^[\p{L}\p{N}](?:[\p{L}\p{N}_.-]| (?! ))*$/u;
 const MAX_ID_LENGTH = 64;
-const MAX_NAME_LENGTH = 100;
+export const MAX_NAME_LENGTH = 100;
+
+/** Words that stand in the place of an id in a path of the API. */
+const RESERVED_IDS = new Set(["export", "import"]);
 
 /** Whether a text may be a strain id. */
 export const isStrainId = (text: string): boolean =>
-  text.length <= MAX_ID_LENGTH && ID_PATTERN.test(text) && !text.endsWith(" ") && !text.includes("..");
+  text.length <= MAX_ID_LENGTH &&
+  ID_PATTERN.test(text) &&
+  !text.endsWith(" ") &&
+  !text.includes("..") &&
+  !RESERVED_IDS.has(text);
 
-const isName = (text: string): boolean => text.length <= MAX_NAME_LENGTH && !/\p{Cc}|\p{Cs}/u.test(text);
+/** Whether a text is short and on one line. */
+export const isName = (text: string): boolean => text.length <= MAX_NAME_LENGTH && !/\p{Cc}|\p{Cs}/u.test(text);
 
 type Field = FruitTrait | "id" | "name" | "type" | "shape" | "shapeKo";
 
 /** Header names after {@link normaliseHeader}. */
 const HEADERS: Record<Field, readonly string[]> = {
+  ...TRAIT_HEADERS,
   id: ["id", "genotype", "sampleid", "strainid", "계통", "계통명", "계통id"],
   name: ["name", "이름"],
   type: ["type", "구분"],
-  weight: ["weight", "fruitweight", "과중", "무게"],
-  length: ["length", "fruitlength", "과장", "길이"],
-  width: ["width", "fruitwidth", "과폭", "너비"],
-  ratio: ["ratio", "과형지수", "길이/너비"],
-  sugarContent: ["sugarcontent", "brix", "당도", "브릭스"],
-  firmness: ["firmness", "hardness", "과실경도", "경도"],
-  skinThickness: ["skinthickness", "과피두께", "과육두께"],
-  shape: ["shape", "과형", "과실형태"],
   shapeKo: ["shapeko"],
 };
 
-const FIELD_OF_HEADER = new Map(
-  Object.entries(HEADERS).flatMap(([field, names]) => names.map((name) => [name, field as Field] as const)),
-);
-
-/** Without the unit in brackets, spaces, `_` and `-`, in lower case. */
-export const normaliseHeader = (header: string): string =>
-  header
-    .normalize("NFC")
-    .replace(/[([（［].*?[)\]）］]/g, "")
-    .replace(/[\s_-]/g, "")
-    .toLowerCase();
+const FIELD_OF_HEADER = fieldsByHeader(HEADERS);
 
 const TYPE_WORDS: Readonly<Record<string, StrainType>> = {
   부계: "male",
@@ -112,8 +85,6 @@ const TYPE_WORDS: Readonly<Record<string, StrainType>> = {
   양용: "both",
   ...Object.fromEntries(STRAIN_TYPES.map((type) => [type, type])),
 };
-
-const UNKNOWN_CELLS = new Set(["", "NA", "N/A", "-", "."]);
 
 /** Largest difference of a written ratio from length/width that rounding explains. */
 const RATIO_TOLERANCE = 0.02;
@@ -269,21 +240,10 @@ class RowReader {
   }
 
   private readNumber(trait: FruitTrait): number | null {
-    const cell = this.cell(trait);
-    if (UNKNOWN_CELLS.has(cell.toUpperCase())) return null;
-    const text = this.decimalComma ? cell.replace(",", ".") : cell;
-    if (!/^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i.test(text)) {
-      this.fault(trait, "NOT_A_NUMBER", `숫자가 아닙니다: ${clip(cell)}`);
-      return null;
-    }
-    const value = Number(text);
-    if (!inRange(trait, value)) {
-      const { above, min, max, unit } = TRAIT_RANGE[trait];
-      const low = above === undefined ? `${min} 이상` : `${above} 초과`;
-      this.fault(trait, "OUT_OF_RANGE", `${low} ${max} 이하여야 합니다${unit ? ` (${unit})` : ""}: ${clip(cell)}`);
-      return null;
-    }
-    return value;
+    const read = readTraitCell(trait, this.cell(trait), this.decimalComma);
+    if (read.ok) return read.value;
+    this.fault(trait, read.error.code, read.error.message);
+    return null;
   }
 
   private readType(): StrainType {
@@ -315,9 +275,7 @@ class RowReader {
   }
 
   private classOf(word: string, ratio: number | null): ShapeClass | null {
-    const known = Object.hasOwn(KOREAN_SHAPES, word.replace(/\s/g, ""))
-      ? KOREAN_SHAPES[word.replace(/\s/g, "")]
-      : undefined;
+    const known = koreanShape(word);
     if (known) return known;
     const guess = ratio === null ? null : likeliestShape(classesFromRatio(Math.log(ratio)));
     const message = guess
@@ -340,8 +298,6 @@ class RowReader {
     }
   }
 }
-
-const clip = (text: string): string => (text.length > 40 ? `${text.slice(0, 40)}…` : text);
 
 /** The table that {@link readStrainCsv} (with allowMissing, where values are unknown) reads back identically. */
 export function writeStrainCsv(strains: readonly StrainRecord[]): string {

@@ -1,0 +1,37 @@
+import { createApi } from "../http/create-api.ts";
+import { limitJsonBody } from "../http/json-body.ts";
+import { serveDocument } from "../http/openapi.ts";
+import { phaseGuard } from "./access.ts";
+import { crossRoutes } from "./crosses/routes.ts";
+import { announceDeprecations } from "./deprecations.ts";
+import { breedingEnvelope } from "./messages.ts";
+import { modelRoutes } from "./model/routes.ts";
+import { observationRoutes } from "./observations/routes.ts";
+import { predictionRoutes } from "./predictions/routes.ts";
+import { strainRoutes } from "./strains/routes.ts";
+
+export const PREFIX = "/api";
+
+const INFO = {
+  title: "BRAI: cultivar Breeding API",
+  version: "1.0.0",
+  description:
+    "토마토 교배(F1) 예측: 계통, 예측과 이미지, 관측, 모형, 교배 순위. 이미지는 `/images/tomato/…`에서 제공합니다. " +
+    "읽기와 예측은 Phase 1에서 인증이 필요 없고, 데이터를 바꾸는 요청은 항상 액세스 토큰이 필요합니다.",
+};
+
+/** Where the resources of this API begin. Guards stand on them and not on the prefix, which another API shares. */
+const RESOURCES = ["strains", "predictions", "observations", "model", "crosses", "combining-ability"];
+
+/** The Breeding API below `/api`. */
+export function createBreedingApi() {
+  const api = createApi(breedingEnvelope);
+  serveDocument(api, PREFIX, INFO, ["bearer"]);
+  for (const resource of RESOURCES) api.use(`/${resource}/*`, announceDeprecations(), phaseGuard, limitJsonBody([]));
+  api.route("/", strainRoutes);
+  api.route("/", predictionRoutes);
+  api.route("/", observationRoutes);
+  api.route("/", modelRoutes);
+  api.route("/", crossRoutes);
+  return api;
+}
