@@ -51,6 +51,8 @@ function cleanUp(): Promise<void> {
   return cleaning;
 }
 
+// Miniflare ends the process at a signal by itself, and with it the runtime; the folder must not stay then either.
+process.on("exit", () => workplace.remove());
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => {
     if (interrupted) process.exit(130);
@@ -79,20 +81,21 @@ async function prepareAll(scenarios: Scenario[], home: World): Promise<Contestan
   return contestants;
 }
 
-async function run({ scenario, ready, connections }: Contestant, forMs: number): Promise<Slice> {
+async function run({ scenario, ready, connections }: Contestant, forMs: number, server: BenchServer): Promise<Slice> {
   await ready.refill?.();
-  const slice = await runSlice(connections, { forMs, operationsPerLane: ready.operationsPerLane }, ready.operation);
+  const limits = { forMs, operationsPerLane: ready.operationsPerLane };
+  const slice = await runSlice(connections, limits, ready.operation, server.cpuMs);
   const [first] = slice.errors;
   if (first !== undefined) progress(`${scenario.name}: ${slice.errors.length} errors, the first: ${first}`);
   return slice;
 }
 
 /** Rounds of slices until each scenario has had its time. */
-async function measure(contestants: Contestant[], options: BenchOptions): Promise<void> {
+async function measure(contestants: Contestant[], options: BenchOptions, server: BenchServer): Promise<void> {
   progress("warm-up");
   const { rounds } = options;
   const forMs = (options.secondsEach * 1000) / rounds;
-  for (const contestant of contestants) await run(contestant, forMs / 2);
+  for (const contestant of contestants) await run(contestant, forMs / 2, server);
   let longestMs = 0;
   for (let round = 1; round <= rounds; round += 1) {
     const roundStartedAt = performance.now();
@@ -101,7 +104,7 @@ async function measure(contestants: Contestant[], options: BenchOptions): Promis
       break;
     }
     progress(`round ${round} of ${rounds}`);
-    for (const contestant of contestants) contestant.slices.push(await run(contestant, forMs));
+    for (const contestant of contestants) contestant.slices.push(await run(contestant, forMs, server));
     longestMs = Math.max(longestMs, performance.now() - roundStartedAt);
   }
 }
@@ -114,7 +117,7 @@ async function main(options: BenchOptions): Promise<number> {
   progress("data");
   world = await createWorld(server);
   const contestants = await prepareAll(scenarios, world);
-  await measure(contestants, options);
+  await measure(contestants, options, server);
   const slicesOf = (name: string) => contestants.find(({ scenario }) => scenario.name === name)?.slices;
   const rows: Row[] = contestants.map(({ scenario, slices }) => rowOf(scenario, slices, slicesOf));
   const machine = machineLine({

@@ -7,13 +7,16 @@ export type Operation = (connection: Connection, lane: number) => Promise<void>;
 /**
  * A closed loop: each connection starts its next operation when the last has been answered, until the time is over; those
  * under way are waited for. A connection whose operation failed goes on with the next one.
+ * @param serverCpuMs clock of the server's processor time
  */
 export async function runSlice(
   connections: Connection[],
   limits: { forMs: number; operationsPerLane?: number },
   operation: Operation,
+  serverCpuMs: () => number | null = () => null,
 ): Promise<Slice> {
-  const slice: Slice = { durationsMs: [], errors: [], wallMs: 0 };
+  const slice: Slice = { durationsMs: [], errors: [], wallMs: 0, cpuMs: null };
+  const cpuBefore = serverCpuMs();
   const startedAt = performance.now();
   const endsAt = startedAt + limits.forMs;
   const most = limits.operationsPerLane ?? Number.POSITIVE_INFINITY;
@@ -31,5 +34,7 @@ export async function runSlice(
     }),
   );
   slice.wallMs = performance.now() - startedAt;
+  const cpuAfter = serverCpuMs();
+  if (cpuBefore !== null && cpuAfter !== null) slice.cpuMs = cpuAfter - cpuBefore;
   return slice;
 }

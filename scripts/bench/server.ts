@@ -6,6 +6,7 @@ import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { unstable_readConfig } from "wrangler";
 import { z } from "zod";
 import { DATABASE, ROOT, runWrangler } from "../lib/wrangler.ts";
+import { childProcessorTime } from "./processor-time.ts";
 
 const BUCKET = "BUCKET";
 const APP = "app";
@@ -19,6 +20,8 @@ export type BenchServer = {
   db: D1Database;
   putObject(key: string, bytes: Uint8Array): Promise<void>;
   internalSecret: string;
+  /** Processor time of the runtime so far, in milliseconds; null where that cannot be told. */
+  cpuMs(): number | null;
   /** What the Worker logged as a warning or an error. */
   complaints: string[];
   dispose(): Promise<void>;
@@ -137,6 +140,7 @@ export async function startBenchServer(folder: string, settings: Record<string, 
         await bucket.put(key, bytes);
       },
       internalSecret: secrets.INTERNAL_SECRET,
+      cpuMs: childProcessorTime("workerd"),
       complaints,
       dispose: () => miniflare.dispose(),
     };

@@ -7,6 +7,8 @@ export type Slice = {
   errors: string[];
   /** From the first start to the last answer. */
   wallMs: number;
+  /** Processor time that the server used meanwhile; null where that cannot be told. */
+  cpuMs: number | null;
 };
 
 export type Summary = {
@@ -14,6 +16,8 @@ export type Summary = {
   perSecond: number;
   p50Ms: number;
   p99Ms: number;
+  /** Processor time of the server for one operation. */
+  cpuMs: number | null;
   errors: number;
   firstError: string | null;
 };
@@ -34,11 +38,16 @@ export function summarize(slices: readonly Slice[]): Summary {
   const durations = slices.flatMap((slice) => slice.durationsMs);
   const errors = slices.flatMap((slice) => slice.errors);
   const wallMs = slices.reduce((sum, slice) => sum + slice.wallMs, 0);
+  const cpuMs = slices.reduce<number | null>(
+    (sum, slice) => (sum === null || slice.cpuMs === null ? null : sum + slice.cpuMs),
+    0,
+  );
   return {
     operations: durations.length,
     perSecond: wallMs > 0 ? (durations.length / wallMs) * 1000 : Number.NaN,
     p50Ms: median(durations),
     p99Ms: percentile(durations, 0.99),
+    cpuMs: cpuMs === null || durations.length === 0 ? null : cpuMs / durations.length,
     errors: errors.length,
     firstError: errors[0] ?? null,
   };

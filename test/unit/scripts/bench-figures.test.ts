@@ -1,7 +1,9 @@
+import { spawn } from "node:child_process";
 import { describe, it } from "vitest";
 import { Connection } from "../../../scripts/bench/http.ts";
 import { runSlice } from "../../../scripts/bench/load.ts";
 import { readOptions, UsageError } from "../../../scripts/bench/options.ts";
+import { childProcessorTime, readStat } from "../../../scripts/bench/processor-time.ts";
 import { machineLine, renderMarkdown, renderText, rowOf } from "../../../scripts/bench/report.ts";
 import { choose } from "../../../scripts/bench/scenario.ts";
 import { median, percentile, ratioOf, type Slice, summarize } from "../../../scripts/bench/statistics.ts";
@@ -11,6 +13,7 @@ const slice = (operations: number, eachMs: number, errors: string[] = []): Slice
   durationsMs: Array.from({ length: operations }, () => eachMs),
   errors,
   wallMs: operations * eachMs,
+  cpuMs: operations * eachMs * 0.5,
 });
 
 describe("figures", () => {
@@ -30,9 +33,15 @@ describe("figures", () => {
       perSecond: 200,
       p50Ms: 1,
       p99Ms: 9,
+      cpuMs: 2.5,
       errors: 2,
       firstError: "broken",
     });
+  });
+
+  it("knows no processor time when a slice has none", ({ expect }) => {
+    expect(summarize([slice(1, 1), { ...slice(1, 1), cpuMs: null }]).cpuMs).toBeNull();
+    expect(summarize([]).cpuMs).toBeNull();
   });
 
   it("compares round by round, so that a slow moment of both does not count", ({ expect }) => {
@@ -101,7 +110,7 @@ describe("the table", () => {
     ];
     const text = renderText(rows).split("\n");
     expect(text).toHaveLength(3);
-    expect(text[1]).toMatch(/1,000 +1\.00 +1\.00 +0 +1\.00 +4\.00 +– +✓ 4\.00 of insert-20, at least 0\.80$/);
+    expect(text[1]).toMatch(/1,000 +1\.00 +1\.00 +0\.50 +0 +1\.00 +4\.00 +– +✓ 4\.00 of insert-20, at least 0\.80$/);
     expect(text[2]).toContain("10.0 (5,000 events)");
     const markdown = renderMarkdown(rows).split("\n");
     expect(markdown).toHaveLength(4);
@@ -112,6 +121,28 @@ describe("the table", () => {
   it("says what it was measured on and that it is not production", ({ expect }) => {
     const line = machineLine({ cores: 2, memoryGiB: 23.5, processor: "CPU", storage: "in memory", loadBefore: 0.25 });
     expect(line).toMatch(/^2 cores \(CPU\), 24 GiB memory, storage in memory, .* not Cloudflare production/);
+  });
+});
+
+describe("processor time of the server", () => {
+  it("is read from a line of /proc, whatever the program is called", ({ expect }) => {
+    const numbers = "S 42 1 1 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 9 0 12345";
+    expect(readStat(`77 (work) er d) ${numbers}`)).toEqual({ name: "work) er d", parent: 42, cpuMs: 3_000 });
+    expect(readStat("77 (workerd) S 42")).toBeNull();
+    expect(readStat("")).toBeNull();
+  });
+
+  it.runIf(process.platform === "linux")("grows while a child of ours works", async ({ expect }) => {
+    const child = spawn("sh", ["-c", "while :; do :; done"]);
+    try {
+      await expect.poll(() => childProcessorTime("sh")() ?? 0, { timeout: 10_000 }).toBeGreaterThan(20);
+    } finally {
+      child.kill("SIGKILL");
+    }
+  });
+
+  it("is unknown for a program that does not run", ({ expect }) => {
+    expect(childProcessorTime("no such program")()).toBeNull();
   });
 });
 
