@@ -2,7 +2,7 @@ import { requireLiveUser, requireUser } from "../auth/bearer.ts";
 import { accountRoutes, loginRoutes } from "../auth/routes.ts";
 import { createApi, createRouter } from "../http/create-api.ts";
 import { limitJsonBody } from "../http/json-body.ts";
-import { serveDocument } from "../http/openapi.ts";
+import { declareCommonErrors, serveDocument } from "../http/openapi.ts";
 import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
 import { datasetRoutes } from "./datasets/routes.ts";
@@ -22,6 +22,18 @@ const INFO = {
     "A vision-model training platform: datasets, training jobs on external runners, metrics, logs, validation, inference.",
 };
 
+const TAGS = [
+  { name: "Auth", description: "Logging in, the caller's own account, personal API tokens" },
+  { name: "Projects", description: "Who works together: owner, editors, viewers" },
+  { name: "Datasets", description: "Labelled images, uploaded as files or as one zip" },
+  { name: "Models", description: "What can be trained, and what can be asked without training" },
+  { name: "Training", description: "Jobs, their settings, metrics, logs and checkpoints" },
+  { name: "Validation", description: "Results on held-out images, for a job and for each image" },
+  { name: "Inference", description: "Trained checkpoints, asked about one image" },
+  { name: "Runners", description: "The protocol between the platform and the machines that train" },
+  { name: "Internal", description: "The callback of a trainer" },
+];
+
 /** The Training API below `/api/v1`: open routes, the runners' routes with their own credentials, and the users' routes. */
 export function createTrainingApi() {
   const users = createRouter();
@@ -40,10 +52,11 @@ export function createTrainingApi() {
   const api = createApi(trainingEnvelope);
   // The callback reads lenient JSON, plain or gzip, within limits of its own.
   api.use(limitJsonBody([`${PREFIX}/internal/training/callback`]));
-  serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"]);
+  serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"], TAGS);
   api.route("/", loginRoutes);
   api.route("/", runnerRoutes);
   api.route("/", attemptRoutes);
   api.route("/", users);
+  declareCommonErrors(api);
   return api;
 }

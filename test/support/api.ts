@@ -10,6 +10,7 @@ import {
   users,
 } from "../../src/db/schema/index.ts";
 import { newToken, newUuid, randomHex, sha256Hex } from "../../src/shared/ids.ts";
+import { undeclared } from "./declared.ts";
 
 /** Helpers of the tests that call the Worker. Every test makes its own people and things, under random names. */
 
@@ -19,7 +20,11 @@ const ORIGIN = "http://localhost:8000";
 export type Json = Record<string, unknown>;
 export type Answer<T = Json> = { status: number; body: T; headers: Headers };
 
-/** Calls the Worker; an object as `body` is sent as JSON. The answer's body is parsed when it is JSON. */
+/**
+ * Calls the Worker; an object as `body` is sent as JSON. The answer's body is parsed when it is JSON, and compared with what
+ * the route declares.
+ * @throws Error for an answer that the OpenAPI document does not have
+ */
 export async function call<T = Json>(
   method: string,
   path: string,
@@ -40,7 +45,11 @@ export async function call<T = Json>(
   });
   const text = await response.text();
   const isJson = text !== "" && response.headers.get("content-type")?.includes("json");
-  return { status: response.status, body: (isJson ? JSON.parse(text) : text) as T, headers: response.headers };
+  const answer = { status: response.status, body: (isJson ? JSON.parse(text) : text) as T, headers: response.headers };
+  const contentType = response.headers.get("content-type");
+  const problem = undeclared(method, path.replace(/[?#].*$/s, ""), { ...answer, contentType });
+  if (problem !== null) throw new Error(problem);
+  return answer;
 }
 
 export type Person = { id: number; email: string; token: string; projectId: number };
