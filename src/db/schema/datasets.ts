@@ -59,5 +59,61 @@ export const datasetFiles = sqliteTable(
     split: text(),
     label: text(),
   },
-  (table) => [primaryKey({ columns: [table.datasetId, table.fileId] })],
+  (table) => [
+    primaryKey({ columns: [table.datasetId, table.fileId] }),
+    // Each filter of the file list goes on from a file id, which follows the order of the paths.
+    index("dataset_files_path").on(table.datasetId, table.path),
+    index("dataset_files_split").on(table.datasetId, table.split, table.fileId),
+    index("dataset_files_label").on(table.datasetId, table.label, table.fileId),
+  ],
+);
+
+/**
+ * Uploads of a zip in parts, until a day after their last sign of life. `id` is the dataset's own id. No reference to the
+ * project: a project that goes does not wait for the uploads into it.
+ */
+export const datasetUploads = sqliteTable(
+  "dataset_uploads",
+  {
+    id: text().primaryKey(),
+    projectId: integer("project_id").notNull(),
+    ownerId: integer("owner_id")
+      .notNull()
+      .references(() => users.id),
+    name: text().notNull(),
+    description: text(),
+    format: text({ enum: ["dice", "yolo", "imagefolder", "coco"] }).notNull(),
+    visibility: text({ enum: ["private", "public"] }).notNull(),
+    sizeBytes: integer("size_bytes").notNull(),
+    /** Of the whole zip, when the client gave it. */
+    sha256: text(),
+    partBytes: integer("part_bytes").notNull(),
+    /** Of R2's multipart upload. */
+    storageUploadId: text("storage_upload_id").notNull(),
+    /** open: parts come in; assembled: the zip is one object, not read to its end yet; then completed or refused. */
+    state: text({ enum: ["open", "assembled", "completed", "refused"] }).notNull(),
+    /** Why it was refused. */
+    refusal: text({ mode: "json" }).$type<UploadRefusal>(),
+    createdAt: integer("created_at").notNull(),
+    updatedAt: integer("updated_at").notNull(),
+  },
+  (table) => [
+    index("dataset_uploads_owner").on(table.ownerId, table.state),
+    index("dataset_uploads_updated").on(table.updatedAt),
+  ],
+);
+
+export type UploadRefusal = { message: string; field: string };
+
+/** Parts that arrived whole. */
+export const datasetUploadParts = sqliteTable(
+  "dataset_upload_parts",
+  {
+    uploadId: text("upload_id")
+      .notNull()
+      .references(() => datasetUploads.id),
+    n: integer().notNull(),
+    etag: text().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.uploadId, table.n] })],
 );

@@ -59,6 +59,7 @@ export const trainingJobs = sqliteTable(
   (table) => [
     index("training_jobs_project").on(table.projectId, table.createdAt),
     index("training_jobs_moving").on(table.status, table.updatedAt),
+    index("training_jobs_dataset").on(table.datasetId, table.status),
   ],
 );
 
