@@ -18,7 +18,7 @@ export type Unit = {
   news: boolean;
 };
 
-export type Problem = { code: "VALIDATION_ERROR"; field: string; message: string };
+export type Problem = { code: "VALIDATION_ERROR" | "FORBIDDEN"; field: string; message: string };
 
 const invalid = (field: string, message: string): Problem => ({
   code: "VALIDATION_ERROR",
@@ -98,8 +98,12 @@ export function createIntake(store: JobStore, limits: Limits) {
         // A runner that leaves after a stop still hands in its last checkpoint.
         if (!counts && state.phase !== "leaving") return null;
         const upload = store.uploads.get(report.artifactId);
-        if (upload?.state !== "complete" || upload.row.kind !== "checkpoint" || upload.attempt !== state.attempt) {
-          return invalid("data.artifact_id", "no complete checkpoint of this attempt has this id");
+        if (upload?.attempt !== state.attempt) {
+          const field = "data.artifact_id";
+          return { code: "FORBIDDEN", field, message: `${field}: is no artifact of this attempt` };
+        }
+        if (upload.state !== "complete" || upload.row.kind !== "checkpoint") {
+          return invalid("data.artifact_id", "is no complete checkpoint");
         }
         const row = { ...upload.row, epoch: report.epoch, role: report.role ?? upload.row.role };
         store.uploads.put({ ...upload, row });
