@@ -13,6 +13,8 @@ const MAX_FIELDS = 32;
 const MAX_FIELD_BYTES = 8 * 1024;
 /** Room for the fields and the lines between them. */
 const MAX_FORM_BYTES = MAX_IMAGE_BYTES + 512 * 1024;
+/** A refused picture is read so far: a client that is cut off while sending would not hear why. */
+const MAX_DRAIN_BYTES = 64 * 1024 * 1024;
 
 const invalid = (field: string, message: string) => new AppError("VALIDATION_ERROR", `${field}: ${message}`, { field });
 
@@ -49,7 +51,12 @@ export async function readInferenceForm(request: Request): Promise<InferenceForm
       throw new AppError("UNSUPPORTED_MEDIA_TYPE", "content-type must be multipart/form-data");
     }
     if (Number(request.headers.get("content-length") ?? 0) > MAX_FORM_BYTES) throw tooLarge();
-    const limits = { maxParts: MAX_FIELDS, maxHeaderBytes: 16 * 1024, maxTotalBytes: MAX_FORM_BYTES };
+    const limits = {
+      maxParts: MAX_FIELDS,
+      maxHeaderBytes: 16 * 1024,
+      maxTotalBytes: MAX_FORM_BYTES,
+      maxDrainBytes: MAX_DRAIN_BYTES,
+    };
     for await (const part of parseMultipart(request.body, boundary, limits)) {
       if (part.name === "file") {
         if (image !== null) throw invalid("file", "given twice");
