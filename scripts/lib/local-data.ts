@@ -9,12 +9,13 @@ import { dice } from "../../src/training/datasets/formats/dice.ts";
 import { createDatasetRepository } from "../../src/training/datasets/repository.ts";
 import { uploadKeys } from "../../src/training/datasets/upload.ts";
 import { digits } from "./digits.ts";
+import { loadLocalStrains } from "./local-strains.ts";
 import { addUserSql } from "./people.ts";
 import { ROOT } from "./wrangler.ts";
 
 /**
  * What the local database starts with, so that the requests of the contracts run as they are printed: user 1, projects 1 and
- * 2, the dataset of the examples. It exists nowhere else: a deployment begins empty.
+ * 2, the dataset of the examples, sample strains. It exists nowhere else: a deployment begins empty.
  */
 export const LOCAL_USER = {
   id: 1,
@@ -29,7 +30,7 @@ const LOCAL_DATASET_PROJECT = 2;
 const DIGITS_PER_SPLIT = { train: 20, val: 5 };
 
 /** Raised when the data below change in a way that an existing local database should be made anew for. */
-const VERSION = 1;
+const VERSION = 2;
 const MARK = `cultivar-local-data-${VERSION}`;
 
 const BindingsSchema = z.object({ DB: z.custom<D1Database>(), BUCKET: z.custom<R2Bucket>() });
@@ -98,6 +99,7 @@ export async function loadLocalData(stateDir: string, nowMs: number): Promise<vo
       );
       await loadDataset(DB, BUCKET, nowMs);
     }
+    await loadLocalStrains(DB, BUCKET, nowMs);
   } finally {
     await proxy.dispose();
     rmSync(folder, { recursive: true });

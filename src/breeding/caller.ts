@@ -1,13 +1,8 @@
 import { type SQL, sql } from "drizzle-orm";
-import type { Context } from "hono";
 import type { Principal } from "../auth/principal.ts";
-import type { AppEnv } from "../http/create-api.ts";
 
 /** Who reads: nobody in particular while the API is open (phase 1), else the owner of the token. */
 export type Caller = Principal | null;
-
-/** The caller of a read route. In phase 1 there is none, and a token that is sent along is not looked at. */
-export const callerOf = (c: Context<AppEnv>): Caller => (c.get("principal") as Principal | undefined) ?? null;
 
 /**
  * A query of one row for a caller who may go on, and of none when the user is gone, disabled or has ended the token. Every

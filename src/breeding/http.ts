@@ -1,8 +1,10 @@
 import { type Hook, OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
+import type { Principal } from "../auth/principal.ts";
 import type { AppEnv } from "../http/create-api.ts";
 import { jsonContent } from "../http/create-api.ts";
 import type { AppError } from "../shared/errors.ts";
+import type { Caller } from "./caller.ts";
 import { refuse } from "./messages.ts";
 
 /** What the routes of the Breeding API share: Korean validation messages, its envelopes, bounded query parameters. */
@@ -138,3 +140,6 @@ export function toTheEnd<T>(c: Context<AppEnv>, work: Promise<T>): Promise<T> {
   c.executionCtx.waitUntil(work.catch(() => undefined));
   return work;
 }
+
+/** The caller of a read route. In phase 1 there is none, and a token that is sent along is not looked at. */
+export const callerOf = (c: Context<AppEnv>): Caller => (c.get("principal") as Principal | undefined) ?? null;

@@ -9,6 +9,7 @@ import { createPictureService, type PaintBudget } from "./images/service.ts";
 import { workersAi } from "./images/workers-ai.ts";
 import { createModelRepository } from "./model/repository.ts";
 import { createModelService } from "./model/service.ts";
+import { createModelStore } from "./model/store.ts";
 import { createObservationRepository } from "./observations/repository.ts";
 import { createObservationService } from "./observations/service.ts";
 import { createPredictionRepository } from "./predictions/repository.ts";
@@ -37,11 +38,12 @@ export function createBreedingServices(
       ? { painter: createPainter(workersAi(env.AI), model, timeoutMs), budget }
       : undefined;
 
-  const models = createModelService({ models: createModelRepository(db), bucket, now });
+  const fits = createModelRepository(db);
+  const models = createModelStore({ models: fits, bucket, now });
   const pictures = createPictureService({ pictures: createPictureRepository(db), bucket, rasterize, painter, now });
   return {
     requests: createRequestCounter({ limiters: env.RATE_LIMITER, quotas: config.breedingQuotas, now }),
-    models,
+    model: createModelService({ models: fits, store: models, now }),
     pictures,
     strains: createStrainService({ strains: createStrainRepository(db), models, pictures, now }),
     predictions: createPredictionService({ predictions: createPredictionRepository(db), models, pictures, now }),

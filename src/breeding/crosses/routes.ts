@@ -1,7 +1,6 @@
 import { createRoute } from "@hono/zod-openapi";
 import { jsonContent } from "../../http/create-api.ts";
-import { callerOf } from "../caller.ts";
-import { createBreedingRouter, csvHeaders, problems } from "../http.ts";
+import { callerOf, createBreedingRouter, csvHeaders, problems } from "../http.ts";
 import { CombiningQuerySchema, RankingQuerySchema, SuggestionQuerySchema } from "./query.ts";
 import { CombiningAbilitySchema, RankingSchema, SuggestionsSchema } from "./schemas.ts";
 

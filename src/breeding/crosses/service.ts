@@ -6,7 +6,7 @@ import { suggestCrosses } from "../genetics/suggestions.ts";
 import { FRUIT_TRAITS, type FruitTrait, MODEL_TRAITS } from "../genetics/traits.ts";
 import { pageOf } from "../http.ts";
 import { refuse, strainNotFound } from "../messages.ts";
-import type { LoadedModel, ModelService } from "../model/service.ts";
+import type { LoadedModel, ModelStore } from "../model/store.ts";
 import { combinationId, roleProblem } from "../predictions/combination.ts";
 import { type StrainRow, toGenetic } from "../strains/record.ts";
 import { writeTable } from "../table.ts";
@@ -52,7 +52,7 @@ const toRanked = (row: RankedCross) => ({
   }),
 });
 
-export function createCrossService(deps: { crosses: CrossRepository; models: ModelService }) {
+export function createCrossService(deps: { crosses: CrossRepository; models: ModelStore }) {
   const { crosses, models } = deps;
 
   async function panel(caller: Caller): Promise<LoadedModel & { strains: StrainRow[] }> {

@@ -1,7 +1,6 @@
 import { createRoute } from "@hono/zod-openapi";
 import { jsonContent } from "../../http/create-api.ts";
-import { callerOf } from "../caller.ts";
-import { createBreedingRouter, problems } from "../http.ts";
+import { callerOf, createBreedingRouter, problems } from "../http.ts";
 import { ModelSchema } from "./schemas.ts";
 
 const get = createRoute({
@@ -15,6 +14,6 @@ const get = createRoute({
 });
 
 export const modelRoutes = createBreedingRouter().openapi(get, async (c) => {
-  const data = await c.get("services").breeding.models.describe(callerOf(c));
+  const data = await c.get("services").breeding.model.describe(callerOf(c));
   return c.json({ success: true as const, data }, 200);
 });

@@ -18,3 +18,8 @@ export const bumpRevision = (now: number): SQL => sql`
   insert into breeding_state (id, revision, changed_at) select 1, 1, ${now} where changes() > 0
   on conflict (id) do update set revision = revision + 1, changed_at = excluded.changed_at
   returning revision`;
+
+/** Marks the data as changed by somebody who does not fit: the next reader does at once. */
+export const refitOnRead = (): SQL => sql`
+  insert into breeding_state (id, revision, changed_at) values (1, 1, 0)
+  on conflict (id) do update set revision = revision + 1, changed_at = 0`;

@@ -2,8 +2,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { requireUser } from "../../auth/bearer.ts";
 import { readBytes } from "../../http/body.ts";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf } from "../caller.ts";
-import { createBreedingRouter, flagQuery, pageOf, problems, toTheEnd } from "../http.ts";
+import { callerOf, createBreedingRouter, flagQuery, pageOf, problems, toTheEnd } from "../http.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import { csvBody } from "../strains/schemas.ts";
 import {

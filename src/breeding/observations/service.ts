@@ -8,7 +8,7 @@ import { forecastObservation } from "../genetics/calibration.ts";
 import { FRUIT_TRAITS, type Phenotype } from "../genetics/traits.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import { refuse, strainNotFound } from "../messages.ts";
-import type { LoadedModel, ModelService } from "../model/service.ts";
+import type { LoadedModel, ModelStore } from "../model/store.ts";
 import { combinationId, roleProblem } from "../predictions/combination.ts";
 import { type StrainRow, toGenetic } from "../strains/record.ts";
 import { FILE_FAULTS, type ImportIssue } from "../trait-table.ts";
@@ -64,7 +64,7 @@ export type ObservationInput = {
 
 export function createObservationService(deps: {
   observations: ObservationRepository;
-  models: ModelService;
+  models: ModelStore;
   now: () => number;
 }) {
   const { observations, models, now } = deps;

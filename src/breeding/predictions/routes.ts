@@ -1,7 +1,6 @@
 import { createRoute } from "@hono/zod-openapi";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf } from "../caller.ts";
-import { createBreedingRouter, pageOf, problems, toTheEnd } from "../http.ts";
+import { callerOf, createBreedingRouter, pageOf, problems, toTheEnd } from "../http.ts";
 import { MESSAGES } from "../messages.ts";
 import {
   CombinationKeyParamsSchema,

@@ -8,7 +8,7 @@ import { predictCross } from "../genetics/breeding-model.ts";
 import { stemOf } from "../images/pictures.ts";
 import type { PaintFallback, PictureService } from "../images/service.ts";
 import { MESSAGES, refuse, strainNotFound } from "../messages.ts";
-import type { ModelService } from "../model/service.ts";
+import type { ModelStore } from "../model/store.ts";
 import { type StrainRow, toGenetic, toStrain } from "../strains/record.ts";
 import { combinationId, type Pair, roleProblem, splitCombinationId } from "./combination.ts";
 import { picturedPhenotype, toPredictedPhenotype } from "./phenotype.ts";
@@ -27,7 +27,7 @@ const FALLBACK_TEXT: Record<PaintFallback, string> = {
 
 export function createPredictionService(deps: {
   predictions: PredictionRepository;
-  models: ModelService;
+  models: ModelStore;
   pictures: PictureService;
   now: () => number;
 }) {

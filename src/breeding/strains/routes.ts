@@ -2,8 +2,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { requireUser } from "../../auth/bearer.ts";
 import { readBytes } from "../../http/body.ts";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf } from "../caller.ts";
-import { createBreedingRouter, csvContent, csvHeaders, flagQuery, problems, toTheEnd } from "../http.ts";
+import { callerOf, createBreedingRouter, csvContent, csvHeaders, flagQuery, problems, toTheEnd } from "../http.ts";
 import { MAX_PHOTO_PIXELS } from "../images/photo.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import {

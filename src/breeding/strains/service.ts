@@ -8,7 +8,7 @@ import type { Phenotype } from "../genetics/traits.ts";
 import type { PictureService } from "../images/service.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import { refuse, strainNotFound } from "../messages.ts";
-import type { ModelService } from "../model/service.ts";
+import type { ModelStore } from "../model/store.ts";
 import { FILE_FAULTS, type ImportIssue } from "../trait-table.ts";
 import { isStrainId, readStrainCsv, type StrainRecord, writeStrainCsv } from "./csv.ts";
 import { phenotypeOf, toRecord, toStrain } from "./record.ts";
@@ -45,7 +45,7 @@ const toStrainRecord = (id: string, input: StrainInput): StrainRecord => ({
 
 export function createStrainService(deps: {
   strains: StrainRepository;
-  models: ModelService;
+  models: ModelStore;
   pictures: PictureService;
   now: () => number;
 }) {
