@@ -6,8 +6,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { EmailSchema } from "../src/auth/email.ts";
 import { MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH } from "../src/auth/password.ts";
-import { EmailSchema } from "../src/auth/schemas.ts";
 import { addUserSql } from "./lib/people.ts";
 import { applyMigrations, DATABASE, persistArgs, runWrangler } from "./lib/wrangler.ts";
 

@@ -1,13 +1,7 @@
 import { z } from "@hono/zod-openapi";
 import { plainText } from "../http/create-api.ts";
+import { EmailSchema } from "./email.ts";
 import { MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH } from "./password.ts";
-
-/** E-mail addresses are compared in lower case. The pattern is linear in time: one `@`, no spaces, a dot in the domain. */
-export const EmailSchema = z
-  .string()
-  .max(254)
-  .regex(/^[^\s@]{1,64}@[^\s@.]+(\.[^\s@.]+)+$/, "must be an e-mail address")
-  .transform((text) => text.toLowerCase());
 
 const anyPassword = z.string().min(1).max(MAX_PASSWORD_LENGTH);
 
