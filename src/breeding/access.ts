@@ -4,6 +4,7 @@ import type { RateLimiter } from "../auth/rate-limiter.ts";
 import { readAccessToken } from "../auth/tokens.ts";
 import type { AppEnv } from "../http/create-api.ts";
 import { AppError } from "../shared/errors.ts";
+import { DEPRECATED_ROUTES, type DeprecatedRoute, deprecationHeaders } from "./deprecations.ts";
 import { judge, type QuotaConfig, quotaOf, type Verdict, WINDOWS } from "./rate-limits.ts";
 
 export type RequestCounter = ReturnType<typeof createRequestCounter>;
@@ -45,3 +46,10 @@ export const phaseGuard = createMiddleware<AppEnv>(async (c, next) => {
   c.set("principal", principal);
   await next();
 });
+
+/** Announces deprecated routes on each of their answers, errors too. */
+export const announceDeprecations = (routes: readonly DeprecatedRoute[] = DEPRECATED_ROUTES) =>
+  createMiddleware<AppEnv>(async (c, next) => {
+    for (const [name, value] of Object.entries(deprecationHeaders(routes, c.req))) c.header(name, value);
+    await next();
+  });

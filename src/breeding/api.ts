@@ -1,9 +1,8 @@
 import { createApi } from "../http/create-api.ts";
 import { limitJsonBody } from "../http/json-body.ts";
 import { serveDocument } from "../http/openapi.ts";
-import { phaseGuard } from "./access.ts";
+import { announceDeprecations, phaseGuard } from "./access.ts";
 import { crossRoutes } from "./crosses/routes.ts";
-import { announceDeprecations } from "./deprecations.ts";
 import { breedingEnvelope } from "./messages.ts";
 import { modelRoutes } from "./model/routes.ts";
 import { observationRoutes } from "./observations/routes.ts";

@@ -1,6 +1,3 @@
-import { createMiddleware } from "hono/factory";
-import type { AppEnv } from "../http/create-api.ts";
-
 /**
  * Routes that will go away. One row is everything that has to be written: the headers of RFC 9745 (`Deprecation`) and RFC 8594
  * (`Sunset`) and the link to the migration guide follow from it.
@@ -52,10 +49,3 @@ export function deprecationHeaders(
     Link: `<${route.guideUrl}>; rel="deprecation"; type="text/html"`,
   };
 }
-
-/** Announces deprecated routes on each of their answers, errors too. */
-export const announceDeprecations = (routes: readonly DeprecatedRoute[] = DEPRECATED_ROUTES) =>
-  createMiddleware<AppEnv>(async (c, next) => {
-    for (const [name, value] of Object.entries(deprecationHeaders(routes, c.req))) c.header(name, value);
-    await next();
-  });
