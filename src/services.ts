@@ -3,12 +3,15 @@ import { createAuthService } from "./auth/service.ts";
 import { createBreedingServices } from "./breeding/services.ts";
 import { parseConfig } from "./config.ts";
 import { createDb } from "./db/client.ts";
+import { createRemovalService } from "./storage/removals.ts";
 import { createDatasetRepository } from "./training/datasets/repository.ts";
 import { createDatasetService } from "./training/datasets/service.ts";
 import { createInferenceRepository } from "./training/inference/repository.ts";
 import { createInferenceService } from "./training/inference/service.ts";
+import { createJobRemoval } from "./training/jobs/removal.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
 import { createJobService } from "./training/jobs/service.ts";
+import { createProjectRemoval } from "./training/projects/removal.ts";
 import { createProjectRepository } from "./training/projects/repository.ts";
 import { createProjectService } from "./training/projects/service.ts";
 import { createAttemptService } from "./training/runners/attempt-service.ts";
@@ -24,12 +27,23 @@ function build(env: Env) {
   const db = createDb(env.DB);
   const now = () => Date.now();
   const jobRows = createJobRepository(db);
-  const projects = createProjectService({ projects: createProjectRepository(env.DB), now });
+  const projectRows = createProjectRepository(env.DB);
+  const projects = createProjectService({ projects: projectRows, now });
+  const removals = createRemovalService({ binding: env.DB, bucket: env.BUCKET });
+  const jobRemoval = createJobRemoval({ binding: env.DB, jobs: env.TRAINING_JOB, now });
   return {
     config,
     now,
     auth: createAuthService({ people: createAuthRepository(env.DB), config, limiters: env.RATE_LIMITER, now }),
     projects,
+    projectRemoval: createProjectRemoval({
+      binding: env.DB,
+      projects: projectRows,
+      jobs: env.TRAINING_JOB,
+      jobRemoval,
+      removals,
+      now,
+    }),
     datasets: createDatasetService({
       datasets: createDatasetRepository(env.DB),
       projects,

@@ -38,6 +38,20 @@ const unstartableJob = async (world: World): Promise<Sent> => {
   const config = { framework: "ultralytics", model_name: "yolo11n-cls" };
   return { path: { job_id: await job(world.people.owner, { projectId: world.projectId, config }) } };
 };
+const theProject = (world: World): Sent => ({ path: { project_id: world.projectId } });
+/** A project of its own with the same people in it. */
+const someProject = async (world: World): Promise<Sent> => {
+  const { owner, viewer, editor } = world.people;
+  const made = await call<{ id: number }>("POST", "/api/v1/projects", { token: owner.token, body: { name: "Other" } });
+  await join(made.body.id, viewer.id, "viewer");
+  await join(made.body.id, editor.id, "editor");
+  return { path: { project_id: made.body.id } };
+};
+const someMember = async (world: World): Promise<Sent> => {
+  const member = await person();
+  await join(world.projectId, member.id, "viewer");
+  return { path: { project_id: world.projectId, user_id: member.id } };
+};
 const someDataset = async (world: World): Promise<Sent> => ({
   path: { dataset_id: await dataset(world.people.owner, { projectId: world.projectId }) },
 });
@@ -77,6 +91,22 @@ const ROUTES: Record<string, Row> = {
 
   "POST /api/v1/projects": anyone(201, () => ({ body: { name: "Fruit" } })),
   "GET /api/v1/projects": anyone(200),
+  "GET /api/v1/projects/:project_id": { send: theProject, statuses: [401, 404, 200, 200, 200] },
+  "PATCH /api/v1/projects/:project_id": {
+    send: (world) => ({ ...theProject(world), body: { description: "changed" } }),
+    statuses: [401, 404, 403, 403, 200],
+  },
+  "DELETE /api/v1/projects/:project_id": { send: someProject, statuses: [401, 404, 403, 403, 204] },
+  "GET /api/v1/projects/:project_id/members": { send: theProject, statuses: [401, 404, 200, 200, 200] },
+  "POST /api/v1/projects/:project_id/members": {
+    send: async (world) => ({ ...theProject(world), body: { email: (await person()).email, role: "viewer" } }),
+    statuses: [401, 404, 403, 403, 201],
+  },
+  "PATCH /api/v1/projects/:project_id/members/:user_id": {
+    send: async (world) => ({ ...(await someMember(world)), body: { role: "editor" } }),
+    statuses: [401, 404, 403, 403, 200],
+  },
+  "DELETE /api/v1/projects/:project_id/members/:user_id": { send: someMember, statuses: [401, 404, 403, 403, 204] },
 
   "GET /api/v1/models/list": anyone(200),
   "GET /api/v1/training/config-schema": anyone(200, () => ({ query: "framework=timm" })),

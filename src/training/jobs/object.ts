@@ -547,6 +547,22 @@ export class TrainingJob extends DurableObject<Env> {
     });
   }
 
+  /**
+   * Forgets a job that is being deleted, unless it is live: whatever still calls for it is answered as for one that never
+   * was. Its rows and files are the caller's to remove, afterwards.
+   */
+  async remove(): Promise<Result<null>> {
+    if (this.#store.spec() === undefined) return ok(null);
+    const { phase } = this.#store.head().state;
+    if (!["pending", "completed", "failed", "stopped"].includes(phase)) {
+      return fail("INVALID_STATUS", `A job that is ${STATUS_OF[phase]} cannot be deleted; stop it first`);
+    }
+    await this.#projector.settle();
+    await this.#store.forget();
+    this.#alarmAtMs = null;
+    return ok(null);
+  }
+
   /** The cron asks a job that has not moved for long to look at itself; its row moves, so that others get their turn. */
   async poke(): Promise<void> {
     if (this.#store.spec() === undefined) return;

@@ -127,6 +127,13 @@ export function openJobStore(storage: DurableObjectStorage) {
       spec = given;
     },
 
+    /** Back to an object that knows no job. */
+    async forget(): Promise<void> {
+      spec = undefined;
+      await storage.deleteAlarm();
+      await storage.deleteAll();
+    },
+
     outbox: {
       /** False when one of the items is too large for a row of D1; none is stored then. */
       push(...items: ProjectionItem[]): boolean {
@@ -154,8 +161,11 @@ export function openJobStore(storage: DurableObjectStorage) {
         return items.length === 0 ? null : { lastId, items };
       },
       removeUpTo: (id: number) => void sql.exec("DELETE FROM outbox WHERE id <= ?", id),
-      oldestId: () => sql.exec<{ id: number | null }>("SELECT min(id) AS id FROM outbox").one().id,
-      newestId: () => sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
+      // An object that knows no job has no tables, and nothing to tell.
+      oldestId: () =>
+        spec === undefined ? null : sql.exec<{ id: number | null }>("SELECT min(id) AS id FROM outbox").one().id,
+      newestId: () =>
+        spec === undefined ? null : sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
     } satisfies Outbox & { push(...items: ProjectionItem[]): boolean },
 
     events: {

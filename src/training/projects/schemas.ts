@@ -1,4 +1,5 @@
 import { z } from "@hono/zod-openapi";
+import { EmailSchema } from "../../auth/email.ts";
 import { plainText } from "../../http/create-api.ts";
 import { TaskTypeSchema } from "../models/schemas.ts";
 
@@ -14,6 +15,7 @@ export const ProjectSchema = z
     task_type: TaskTypeSchema.nullable(),
     user_role: z.enum(["owner", "editor", "viewer"]),
     is_default: z.boolean(),
+    experiment_count: z.number().int().openapi({ description: "Training jobs in it" }),
     created_at: z.string(),
     updated_at: z.string(),
   })
@@ -25,6 +27,7 @@ export const ProjectSchema = z
       task_type: null,
       user_role: "owner",
       is_default: false,
+      experiment_count: 3,
       created_at: "2025-11-06T12:00:00Z",
       updated_at: "2025-11-06T12:00:00Z",
     },
@@ -37,6 +40,47 @@ export const CreateProjectSchema = z
     task_type: TaskTypeSchema.nullish(),
   })
   .openapi("CreateProject", { example: { name: "My Project", description: "Sorting line 3" } });
+
+/** Any part of it; a name that is not known is refused rather than ignored. */
+export const UpdateProjectSchema = z
+  .strictObject({
+    name: projectName.optional(),
+    description: plainText({ max: 10_000 }).nullish(),
+    task_type: TaskTypeSchema.nullish(),
+  })
+  .openapi("UpdateProject", { example: { name: "Sorting line 4" } });
+
+const role = z.enum(["editor", "viewer"]).openapi({ description: "An editor changes and runs things, a viewer reads" });
+
+export const InviteSchema = z
+  .object({ email: EmailSchema, role: role.default("editor") })
+  .openapi("Invite", { example: { email: "colleague@example.com", role: "editor" } });
+
+export const ChangeRoleSchema = z.object({ role }).openapi("ChangeRole", { example: { role: "viewer" } });
+
+export const ChangedRoleSchema = z
+  .object({ user_id: z.number().int(), role })
+  .openapi("ChangedRole", { example: { user_id: 7, role: "viewer" } });
+
+export const MemberSchema = z
+  .object({
+    user_id: z.number().int(),
+    email: z.string(),
+    full_name: z.string(),
+    role: z.enum(["owner", "editor", "viewer"]),
+    joined_at: z.string(),
+  })
+  .openapi("Member", {
+    example: {
+      user_id: 7,
+      email: "colleague@example.com",
+      full_name: "Jane Roe",
+      role: "editor",
+      joined_at: "2025-11-06T12:00:00Z",
+    },
+  });
+
+export const MemberListSchema = z.object({ members: z.array(MemberSchema) }).openapi("MemberList");
 
 export const ProjectListSchema = z
   .object({

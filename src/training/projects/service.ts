@@ -1,26 +1,58 @@
+import type { Actor } from "../../audit/entry.ts";
 import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
-import type { ProjectRole, projects as projectTable } from "../../db/schema/index.ts";
+import type { ProjectRole } from "../../db/schema/index.ts";
 import { AppError } from "../../shared/errors.ts";
 import type { TaskType } from "../../shared/task-types.ts";
 import { isoSeconds } from "../../shared/time.ts";
-import type { ProjectRepository } from "./repository.ts";
+import type { ProjectRepository, ProjectRow } from "./repository.ts";
 
 export type ProjectService = ReturnType<typeof createProjectService>;
 
-const toProject = (project: typeof projectTable.$inferSelect, role: ProjectRole) => ({
+const toProject = (project: ProjectRow, role: ProjectRole, experimentCount: number) => ({
   id: project.id,
   name: project.name,
   description: project.description,
   task_type: project.taskType,
   user_role: role,
   is_default: project.isDefault,
+  experiment_count: experimentCount,
   created_at: isoSeconds(project.createdAt),
   updated_at: isoSeconds(project.updatedAt),
 });
 
+type Member = { userId: number; role: ProjectRole; createdAt: number };
+const toMember = (member: Member, user: { email: string; fullName: string }) => ({
+  user_id: member.userId,
+  email: user.email,
+  full_name: user.fullName,
+  role: member.role,
+  joined_at: isoSeconds(member.createdAt),
+});
+
+const notFound = () => new AppError("PROJECT_NOT_FOUND", "Project not found");
+const noMember = () => new AppError("USER_NOT_FOUND", "No member of this project has this id", { field: "user_id" });
+const refused = (message: string, field: string | null = null) => new AppError("BAD_REQUEST", message, { field });
+
 export function createProjectService(deps: { projects: ProjectRepository; now: () => number }) {
   const { projects, now } = deps;
+
+  /** The project for a member. @throws UNAUTHORIZED · PROJECT_NOT_FOUND, the same for an unknown and a foreign one */
+  async function readable(principal: Principal, projectId: number) {
+    const found = await projects.find(principal, projectId);
+    if (found === undefined) throw unauthorized();
+    const { project, role, userId, experimentCount } = found;
+    if (project === null || role === null) throw notFound();
+    return { project, role, userId, experimentCount };
+  }
+
+  /** The same for its owner. @throws FORBIDDEN for other members */
+  async function owned(principal: Principal, projectId: number) {
+    const found = await readable(principal, projectId);
+    if (found.role !== "owner") throw new AppError("FORBIDDEN", "Only the owner of a project may do this");
+    return found;
+  }
+
   return {
     /**
      * The project in which the caller may create things: the named one, or the caller's own default.
@@ -40,7 +72,9 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
       const rows = await projects.list(principal, page);
       if (rows.length === 0) throw unauthorized();
       return {
-        projects: rows.flatMap(({ project, role }) => (project && role ? [toProject(project, role)] : [])),
+        projects: rows.flatMap(({ project, role, experimentCount }) =>
+          project && role ? [toProject(project, role, experimentCount)] : [],
+        ),
         total: rows[0]?.total ?? 0,
         ...page,
       };
@@ -55,7 +89,87 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
       const at = now();
       const project = { ownerId: userId, name, description, taskType };
       const id = await projects.create(project, at);
-      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner");
+      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner", 0);
+    },
+
+    async get(principal: Principal, projectId: number) {
+      const { project, role, experimentCount } = await readable(principal, projectId);
+      return toProject(project, role, experimentCount);
+    },
+
+    /** Changes what is named. @throws FORBIDDEN for members who do not own it */
+    async update(
+      principal: Principal,
+      projectId: number,
+      input: { name?: string; description?: string | null; task_type?: TaskType | null },
+    ) {
+      const { experimentCount } = await owned(principal, projectId);
+      const { name, description, task_type: taskType } = input;
+      const changed = await projects.update(projectId, { name, description, taskType }, now());
+      if (changed === undefined) throw notFound();
+      return toProject(changed, "owner", experimentCount);
+    },
+
+    /**
+     * Closes a project: from now on nobody finds anything of it. What it holds is removed afterwards.
+     * @throws BAD_REQUEST for the project of things that name none
+     */
+    async close(principal: Principal, projectId: number, requestId: string): Promise<void> {
+      const { project, userId } = await owned(principal, projectId);
+      if (project.isDefault) throw refused(`${project.name} cannot be deleted`);
+      if (!(await projects.close({ userId, requestId }, projectId, now()))) throw notFound();
+    },
+
+    async members(principal: Principal, projectId: number) {
+      const rows = await projects.members(principal, projectId);
+      if (rows.length === 0) throw unauthorized();
+      if (rows[0]?.role === null) throw notFound();
+      return {
+        members: rows.flatMap(({ member, email, fullName }) =>
+          member && email !== null && fullName !== null ? [toMember(member, { email, fullName })] : [],
+        ),
+      };
+    },
+
+    /** @throws USER_NOT_FOUND for an unknown e-mail · BAD_REQUEST for somebody who is in already */
+    async invite(
+      principal: Principal,
+      projectId: number,
+      input: { email: string; role: "editor" | "viewer" },
+      requestId: string,
+    ) {
+      const { userId } = await owned(principal, projectId);
+      const user = await projects.candidate(projectId, input.email);
+      if (user === undefined) throw new AppError("USER_NOT_FOUND", "No user has this e-mail", { field: "email" });
+      const actor: Actor = { userId, requestId };
+      const at = now();
+      const isIn = user.role !== null || !(await projects.addMember(actor, projectId, user.id, input.role, at));
+      if (isIn) throw refused(`email: is ${user.role === "owner" ? "the owner's" : "a member's"} already`, "email");
+      return toMember({ userId: user.id, role: input.role, createdAt: at }, user);
+    },
+
+    /** @throws USER_NOT_FOUND for somebody who is no member · BAD_REQUEST for the owner, who stays it */
+    async changeRole(
+      principal: Principal,
+      projectId: number,
+      memberId: number,
+      role: "editor" | "viewer",
+      requestId: string,
+    ) {
+      const { userId } = await owned(principal, projectId);
+      if (memberId === userId) throw refused("user_id: the owner's role does not change", "user_id");
+      if (!(await projects.changeRole({ userId, requestId }, projectId, memberId, role, now()))) throw noMember();
+      return { user_id: memberId, role };
+    },
+
+    /** The owner removes members; a member may leave. @throws as `changeRole` */
+    async removeMember(principal: Principal, projectId: number, memberId: number, requestId: string): Promise<void> {
+      const { role, userId } = await readable(principal, projectId);
+      if (role !== "owner" && memberId !== userId) {
+        throw new AppError("FORBIDDEN", "Only the owner of a project removes others");
+      }
+      if (role === "owner" && memberId === userId) throw refused("user_id: the owner cannot be removed", "user_id");
+      if (!(await projects.removeMember({ userId, requestId }, projectId, memberId, now()))) throw noMember();
     },
   };
 }
