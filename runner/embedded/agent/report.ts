@@ -6,6 +6,8 @@ import type { OutboxEvent } from "./outbox/event-sender.ts";
 /** Most images of one event, and how large a page of them may be, so that it travels with others in one batch. */
 const PAGE_IMAGES = 500;
 const PAGE_BYTES = 256 * 1024;
+/** Leaves room for what is added to it; the server keeps 4,000 characters. */
+const MAX_MESSAGE = 3_500;
 
 export type ReportedMessage = Exclude<TrainerMessage, CheckpointMessage | { type: "finished" }>;
 
@@ -98,15 +100,15 @@ export function endingOf(end: TrainerEnd, intent: Intent): Ending {
   return { event: "failed", reason: "exit_nonzero", message: deathOf(end), ...process };
 }
 
-function deathOf({ exitCode, signal, stderrTail }: TrainerEnd): string {
-  const how =
-    signal === "SIGKILL"
-      ? // The kernel does not say so to anybody who could tell.
-        "the trainer was killed (SIGKILL); out of memory is the usual cause"
-      : signal !== null
-        ? `the trainer was ended by ${signal}`
-        : `the trainer ended with exit code ${exitCode} and without a last word`;
-  return [how, ...stderrTail].join("\n").slice(0, 3_500);
+const deathOf = (end: TrainerEnd): string => [howItDied(end), ...end.stderrTail].join("\n").slice(0, MAX_MESSAGE);
+
+function howItDied({ exitCode, signal }: TrainerEnd): string {
+  // The kernel does not tell anybody that it was short of memory.
+  if (signal === "SIGKILL") return "the trainer was killed (SIGKILL); out of memory is the usual cause";
+  if (signal !== null) return `the trainer was ended by ${signal}`;
+  return exitCode === null
+    ? "the trainer could not be started"
+    : `the trainer ended with exit code ${exitCode} and without a last word`;
 }
 
 /** The last event of an attempt. */

@@ -68,7 +68,8 @@ async function prepare(request: DatasetRequest): Promise<DatasetSummary> {
       const source = { client, path: `${base}/${file.file_id}`, token, retry: { ...retry, signal } };
       for (const { path } of namesOf.get(file.sha256) ?? []) {
         const target = await folders.targetOf(path);
-        fetchedBytes += await cache.fill(file, source);
+        const fetched = await cache.fill(file, source);
+        fetchedBytes += fetched;
         await cache.place(file.sha256, target);
       }
     }

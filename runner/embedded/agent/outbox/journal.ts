@@ -100,7 +100,7 @@ export class Journal<T extends object> {
     while (this.#flushing !== null) await this.#flushing;
   }
 
-  /** Raises the next number above one that the server has already seen. */
+  /** Raises the next number above one that the server has already seen. Only while nothing is on its way to disk. */
   skipTo(seq: number): void {
     this.#last = Math.max(this.#last, seq);
     this.#durable = Math.max(this.#durable, seq);
