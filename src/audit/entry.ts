@@ -10,14 +10,18 @@ export type AuditAction =
   | "member.change"
   | "member.remove"
   | "project.delete"
-  | "job.delete";
+  | "dataset.delete"
+  | "job.delete"
+  | "registration_token.create"
+  | "runner.drain"
+  | "runner.revoke";
 
 /** Who acts, and in which request. */
 export type Actor = { userId: number; requestId: string };
 
 type Entry = {
   action: AuditAction;
-  target: { type: "user" | "token" | "project" | "job"; id: string | number };
+  target: { type: "user" | "token" | "project" | "dataset" | "job" | "runner"; id: string | number };
   details?: Record<string, unknown>;
 };
 

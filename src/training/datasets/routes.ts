@@ -1,7 +1,17 @@
-import { createRoute } from "@hono/zod-openapi";
-import { createRouter, jsonContent, problems } from "../../http/create-api.ts";
+import { createRoute, z } from "@hono/zod-openapi";
+import { serveContent } from "../../http/content.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
 import { DATASET_FORMATS } from "./formats/types.ts";
-import { DatasetListQuerySchema, DatasetListSchema, DatasetParamsSchema, DatasetSchema } from "./schemas.ts";
+import {
+  ChangeDatasetSchema,
+  DatasetFileListSchema,
+  DatasetFileParamsSchema,
+  DatasetFilesQuerySchema,
+  DatasetListQuerySchema,
+  DatasetListSchema,
+  DatasetParamsSchema,
+  DatasetSchema,
+} from "./schemas.ts";
 
 const tags = ["Datasets"];
 const security = [{ bearer: [] }];
@@ -67,6 +77,63 @@ const get = createRoute({
   responses: { 200: jsonContent(DatasetSchema, "The dataset"), ...problems(401, 404, 422) },
 });
 
+const change = createRoute({
+  method: "patch",
+  path: "/datasets/{dataset_id}",
+  operationId: "changeDataset",
+  tags,
+  summary: "Change name, description or visibility",
+  security,
+  request: { params: DatasetParamsSchema, body: jsonBody(ChangeDatasetSchema) },
+  responses: { 200: jsonContent(DatasetSchema, "The dataset"), ...problems(400, 401, 403, 404, 415, 422) },
+});
+
+const remove = createRoute({
+  method: "delete",
+  path: "/datasets/{dataset_id}",
+  operationId: "deleteDataset",
+  tags,
+  summary: "Delete a dataset with all its files; not while a queued or running job uses it",
+  security,
+  request: { params: DatasetParamsSchema },
+  responses: { 204: { description: "Deleted" }, ...problems(401, 403, 404, 409, 422) },
+});
+
+const files = createRoute({
+  method: "get",
+  path: "/datasets/{dataset_id}/files",
+  operationId: "listDatasetFiles",
+  tags,
+  summary: "Files of a dataset in the order of their paths",
+  security,
+  request: { params: DatasetParamsSchema, query: DatasetFilesQuerySchema },
+  responses: { 200: jsonContent(DatasetFileListSchema, "One page"), ...problems(401, 404, 422) },
+});
+
+const bytes = (description: string) => ({
+  description,
+  content: { "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) } },
+});
+
+const file = createRoute({
+  method: "get",
+  path: "/datasets/{dataset_id}/files/{file_id}",
+  operationId: "getDatasetFile",
+  tags,
+  summary: "One file, whole or a range of it",
+  description:
+    "`Range` (one range), `If-Range` and `If-None-Match` are followed; the `ETag` is the SHA-256 of the content. Pictures " +
+    "have their own content type, everything else is an attachment.",
+  security,
+  request: { params: DatasetFileParamsSchema },
+  responses: {
+    200: bytes("The file"),
+    206: bytes("The range"),
+    304: { description: "You have it" },
+    ...problems(401, 404, 416, 422, 503),
+  },
+});
+
 export const datasetRoutes = createRouter()
   .openapi(create, async (c) => {
     const created = c.get("services").datasets.create(c.get("principal"), c.req.raw);
@@ -81,4 +148,27 @@ export const datasetRoutes = createRouter()
   .openapi(get, async (c) => {
     const { datasets } = c.get("services");
     return c.json(await datasets.get(c.get("principal"), c.req.valid("param").dataset_id), 200);
+  })
+  .openapi(change, async (c) => {
+    const { datasets } = c.get("services");
+    return c.json(await datasets.change(c.get("principal"), c.req.valid("param").dataset_id, c.req.valid("json")), 200);
+  })
+  .openapi(remove, async (c) => {
+    const { datasets } = c.get("services");
+    const removed = datasets.delete(c.get("principal"), c.req.valid("param").dataset_id, c.get("requestId"));
+    // A client that goes away must not end the removing of objects.
+    c.executionCtx.waitUntil(removed.catch(() => undefined));
+    await removed;
+    return c.body(null, 204);
+  })
+  .openapi(files, async (c) => {
+    const { datasets } = c.get("services");
+    return c.json(await datasets.files(c.get("principal"), c.req.valid("param").dataset_id, c.req.valid("query")), 200);
+  })
+  .openapi(file, async (c) => {
+    const { dataset_id, file_id } = c.req.valid("param");
+    return serveContent(
+      c.req.raw,
+      await c.get("services").datasets.readableFile(c.get("principal"), dataset_id, file_id),
+    );
   });

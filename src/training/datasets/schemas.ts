@@ -1,5 +1,5 @@
 import { z } from "@hono/zod-openapi";
-import { intQuery } from "../../http/create-api.ts";
+import { idParam, intQuery, plainText } from "../../http/create-api.ts";
 import { TaskTypeSchema } from "../models/schemas.ts";
 import { DATASET_FORMATS } from "./formats/types.ts";
 
@@ -106,3 +106,65 @@ export const DatasetParamsSchema = z.object({
     .max(100)
     .openapi({ param: { name: "dataset_id", in: "path" }, example: EXAMPLE.id }),
 });
+
+export const DatasetFileParamsSchema = DatasetParamsSchema.extend({ file_id: idParam("file_id") });
+
+/** Blanks at the ends are dropped; what is left has 1 to 200 characters. */
+const nameText = plainText({ max: 200 })
+  .transform((name) => name.trim())
+  .refine((name) => name.length > 0, "must not be blank");
+
+export const ChangeDatasetSchema = z
+  .strictObject({
+    name: nameText.optional(),
+    description: plainText({ max: 10_000 }).nullable().optional(),
+    visibility: VisibilitySchema.optional(),
+  })
+  .refine((changes) => Object.values(changes).some((value) => value !== undefined), "must name something to change")
+  .openapi("ChangeDataset", { example: { name: "Pets, cleaned", visibility: "public" } });
+
+export const DatasetFilesQuerySchema = z.object({
+  split: z.enum(["train", "val", "test", "none"]).optional().openapi({ description: "`none`: files in no split" }),
+  label: z
+    .string()
+    .min(1)
+    .max(1_000)
+    .optional()
+    .openapi({ description: "Files of exactly this class", example: "cat" }),
+  prefix: z
+    .string()
+    .min(1)
+    .max(1_024)
+    .optional()
+    .openapi({ description: "Files whose path begins so", example: "train/cat/" }),
+  cursor: z.string().max(4_096).optional().openapi({ description: "`next_cursor` of the page before" }),
+  limit: intQuery({ min: 1, max: 500, default: 50 }),
+});
+
+export const DatasetFileListSchema = z
+  .object({
+    dataset_id: z.string(),
+    files: z.array(
+      z
+        .object({
+          file_id: z.number().int(),
+          path: z.string(),
+          size_bytes: z.number().int(),
+          sha256: z.string(),
+          split: z.enum(["train", "val", "test"]).nullable(),
+          label: z.string().nullable(),
+        })
+        .openapi("DatasetFile", {
+          example: {
+            file_id: 7,
+            path: "train/cat/1.png",
+            size_bytes: 10_240,
+            sha256: EXAMPLE.content_hash,
+            split: "train",
+            label: "cat",
+          },
+        }),
+    ),
+    next_cursor: z.string().nullable().openapi({ description: "Null on the last page" }),
+  })
+  .openapi("DatasetFileList");

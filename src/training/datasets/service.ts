@@ -8,14 +8,16 @@ import { AppError, unwrap } from "../../shared/errors.ts";
 import { newUuid } from "../../shared/ids.ts";
 import { errorText, logger } from "../../shared/logger.ts";
 import { isoSeconds } from "../../shared/time.ts";
+import { keys } from "../../storage/keys.ts";
 import { openRange, storedObject } from "../../storage/ranges.ts";
+import { finishRemoval } from "../../storage/removals.ts";
 import type { ProjectService } from "../projects/service.ts";
 import { type DatasetContent, readLooseContent, readZipContent } from "./content.ts";
 import { isImagePath } from "./formats/images.ts";
 import { FORMATS } from "./formats/index.ts";
-import type { FormatName } from "./formats/types.ts";
+import type { FormatName, SplitName } from "./formats/types.ts";
 import { baseName } from "./paths.ts";
-import type { DatasetRepository, DatasetRow } from "./repository.ts";
+import type { ChangeFacts, DatasetFileRow, DatasetRepository, DatasetRow } from "./repository.ts";
 import { DatasetFieldsSchema } from "./schemas.ts";
 import { receiveUpload, type Upload, uploadKeys } from "./upload.ts";
 
@@ -24,6 +26,8 @@ export type DatasetService = ReturnType<typeof createDatasetService>;
 /** Files in one page of a manifest. */
 const MANIFEST_PAGE = 1_000;
 const CURSOR_KIND = "dataset_files";
+const LIST_CURSOR_KIND = "dataset_file_list";
+const CursorSchema = z.tuple([z.number().int().min(1)]);
 
 type ListedRow = Omit<DatasetRow, "classNames" | "classDistribution" | "splits" | "warnings">;
 
@@ -53,7 +57,34 @@ const toDataset = (row: DatasetRow) => ({
   warnings: row.warnings,
 });
 
+const toFile = (file: Pick<DatasetFileRow, "fileId" | "path" | "sizeBytes" | "sha256" | "split" | "label">) => ({
+  file_id: file.fileId,
+  path: file.path,
+  size_bytes: file.sizeBytes,
+  sha256: file.sha256,
+  split: SPLITS.find((split) => split === file.split) ?? null,
+  label: file.label,
+});
+const SPLITS: readonly SplitName[] = ["train", "val", "test"];
+
 const notFound = () => new AppError("DATASET_NOT_FOUND", "Dataset not found");
+
+/** Throws unless the dataset is there and the caller may read it. */
+function assertReadable(found: { visibility: string | null; role: string | null } | undefined): void {
+  if (found === undefined) throw unauthorized();
+  if (found.visibility === null || (found.role === null && found.visibility !== "public")) throw notFound();
+}
+
+/** Why a guarded write changed nothing. */
+function refusalOf(facts: ChangeFacts): AppError {
+  assertReadable(facts.isCaller ? facts : undefined);
+  if (facts.role !== "owner" && facts.role !== "editor") {
+    return new AppError("FORBIDDEN", "Only owners and editors of its project can change a dataset");
+  }
+  if (facts.isInUse) return new AppError("INVALID_STATUS", "A queued or running training job uses this dataset");
+  // It went between the two statements of another batch.
+  return notFound();
+}
 
 export function createDatasetService(deps: {
   datasets: DatasetRepository;
@@ -79,6 +110,29 @@ export function createDatasetService(deps: {
         ? await readZipContent(object, parser)
         : await readLooseContent(object, content.files, parser);
     return { storageKey, content: unwrap(read) };
+  }
+
+  function contentOf(file: DatasetFileRow): Content {
+    const name = baseName(file.path);
+    const isImage = isImagePath(name);
+    return {
+      sizeBytes: file.sizeBytes,
+      sha256: file.sha256,
+      contentType: isImage ? imageType(name) : "application/octet-stream",
+      ...(isImage ? {} : { downloadName: name }),
+      open: (range: ByteRange | null) =>
+        openRange(
+          bucket,
+          {
+            storageKey: file.storageKey,
+            offset: file.zipOffset ?? 0,
+            packedBytes: file.compressedSizeBytes ?? file.sizeBytes,
+            sizeBytes: file.sizeBytes,
+            deflated: file.method === 8,
+          },
+          range,
+        ),
+    };
   }
 
   return {
@@ -164,13 +218,74 @@ export function createDatasetService(deps: {
     },
 
     /**
+     * One page of the files, in the order of their paths.
+     * @throws UNAUTHORIZED · DATASET_NOT_FOUND · VALIDATION_ERROR for a bad cursor
+     */
+    async files(
+      principal: Principal,
+      datasetId: string,
+      query: { split?: SplitName | "none"; label?: string; prefix?: string; cursor?: string; limit: number },
+    ) {
+      const { split, label, prefix, cursor, limit } = query;
+      const after = cursor === undefined ? 0 : readCursor(cursor, LIST_CURSOR_KIND, CursorSchema, "cursor")[0];
+      const rows = await datasets.files(
+        principal,
+        datasetId,
+        { split: split === "none" ? null : split, label, prefix },
+        after,
+        limit + 1,
+      );
+      assertReadable(rows[0]);
+      const files = rows.slice(0, limit).flatMap(({ file }) => (file ? [toFile(file)] : []));
+      const last = files.at(-1);
+      return {
+        dataset_id: datasetId,
+        files,
+        next_cursor: rows.length > limit && last ? writeCursor(LIST_CURSOR_KIND, [last.file_id]) : null,
+      };
+    },
+
+    /** One file for a user. @throws UNAUTHORIZED · DATASET_NOT_FOUND · FILE_NOT_FOUND */
+    async readableFile(principal: Principal, datasetId: string, fileId: number): Promise<Content> {
+      const found = await datasets.fileFor(principal, datasetId, fileId);
+      assertReadable(found);
+      if (!found?.file) throw new AppError("FILE_NOT_FOUND", "File not found");
+      return contentOf(found.file);
+    },
+
+    /** @throws UNAUTHORIZED · DATASET_NOT_FOUND · FORBIDDEN */
+    async change(
+      principal: Principal,
+      datasetId: string,
+      changes: { name?: string; description?: string | null; visibility?: "private" | "public" },
+    ) {
+      const { facts, changed } = await datasets.update(principal, datasetId, changes, now());
+      // Whether a job uses it is no matter here.
+      if (changed === null) throw refusalOf({ ...facts, isInUse: false });
+      return toDataset(changed);
+    },
+
+    /**
+     * Deletes a dataset: its rows in one batch, then its objects. What a crash leaves of the objects is removed later.
+     * @throws UNAUTHORIZED · DATASET_NOT_FOUND · FORBIDDEN · INVALID_STATUS while a live job uses it
+     */
+    async delete(principal: Principal, datasetId: string, requestId: string): Promise<void> {
+      const actor = { userId: principal.userId, requestId };
+      const { facts, isDeleted } = await datasets.delete(actor, principal, datasetId, now());
+      if (!isDeleted) throw refusalOf(facts);
+      // The deletion stands, whatever storage says; the order to remove stays until it is done.
+      await finishRemoval(datasets.binding, bucket, keys.datasetPrefix(datasetId)).catch((error: unknown) => {
+        logger.error("dataset objects not removed", { datasetId, error: errorText(error) });
+      });
+    },
+
+    /**
      * One page of the files of a dataset; the caller has proved its right to them.
      * @param cursor `next_cursor` of the page before
      * @throws DATASET_NOT_FOUND · VALIDATION_ERROR for a bad cursor
      */
     async manifestPage(datasetId: string, cursor: string | undefined) {
-      const after =
-        cursor === undefined ? 0 : readCursor(cursor, CURSOR_KIND, z.tuple([z.number().int().min(1)]), "cursor")[0];
+      const after = cursor === undefined ? 0 : readCursor(cursor, CURSOR_KIND, CursorSchema, "cursor")[0];
       const rows = await datasets.filesAfter(datasetId, after, MANIFEST_PAGE + 1);
       const [first] = rows;
       if (first === undefined) throw notFound();
@@ -195,26 +310,7 @@ export function createDatasetService(deps: {
     async fileContent(datasetId: string, fileId: number): Promise<Content> {
       const file = await datasets.file(datasetId, fileId);
       if (file === undefined) throw new AppError("FILE_NOT_FOUND", "File not found");
-      const name = baseName(file.path);
-      const isImage = isImagePath(name);
-      return {
-        sizeBytes: file.sizeBytes,
-        sha256: file.sha256,
-        contentType: isImage ? imageType(name) : "application/octet-stream",
-        ...(isImage ? {} : { downloadName: name }),
-        open: (range: ByteRange | null) =>
-          openRange(
-            bucket,
-            {
-              storageKey: file.storageKey,
-              offset: file.zipOffset ?? 0,
-              packedBytes: file.compressedSizeBytes ?? file.sizeBytes,
-              sizeBytes: file.sizeBytes,
-              deflated: file.method === 8,
-            },
-            range,
-          ),
-      };
+      return contentOf(file);
     },
   };
 }
