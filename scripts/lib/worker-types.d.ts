@@ -4,5 +4,6 @@ import type * as workers from "@cloudflare/workers-types";
 declare global {
   type D1Database = workers.D1Database;
   type D1Result<T = unknown> = workers.D1Result<T>;
+  type DurableObjectStorage = workers.DurableObjectStorage;
   type R2Bucket = workers.R2Bucket;
 }
