@@ -98,7 +98,20 @@ export async function openLink(deps: LinkDeps) {
       log(`stored the ${role} checkpoint of epoch ${epoch}`);
     },
   });
-  const events = new EventSender({ client, jobId, token, journal, limits, retry, onDesired: heard, note: log });
+  const events = new EventSender({
+    client,
+    jobId,
+    token,
+    journal,
+    limits,
+    retry,
+    onDesired: heard,
+    log,
+    onRejected: (line) => {
+      log(line);
+      logs.stderr.note(`[runner] ${line}`);
+    },
+  });
   const outboxSize = () => events.pending + logs.stdout.pending + logs.stderr.pending + uploads.pending;
 
   const heartbeat = () =>

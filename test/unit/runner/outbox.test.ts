@@ -227,10 +227,10 @@ describe("nextBatch", () => {
 });
 
 describe("advanceCursor", () => {
-  it("moves with the acknowledgement and never back", ({ expect }) => {
+  it("follows the server's mark, also back to what it has lost", ({ expect }) => {
     const cursor = advanceCursor({ acked: 0, sent: 0, missing: [] }, [1, 2, 3], { ackSeq: 3, missing: [] });
     expect(cursor).toEqual({ acked: 3, sent: 3, missing: [] });
-    expect(advanceCursor(cursor, [], { ackSeq: 1, missing: [] }).acked).toBe(3);
+    expect(advanceCursor(cursor, [4], { ackSeq: 1, missing: [] })).toEqual({ acked: 1, sent: 4, missing: [[2, 4]] });
   });
 
   it("asks for everything above the mark when the server has lost what it had seen", ({ expect }) => {

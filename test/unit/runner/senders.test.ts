@@ -67,7 +67,8 @@ async function eventSender(
     limits: { ...DEFAULT_LIMITS, ...limits },
     retry: retryOptions(hastyClock(), abort.signal),
     onDesired: (wish) => desired.push(wish),
-    note: (line) => notes.push(line),
+    log: (line) => notes.push(line),
+    onRejected: (line) => notes.push(line),
   });
   const add = (count: number, data: Record<string, unknown> = {}) => {
     for (let i = 0; i < count; i += 1) journal.append({ event: "epoch_complete", data });
@@ -160,7 +161,7 @@ describe("EventSender", () => {
     add(2);
     run();
     await until(() => sender.acked === 2);
-    expect(notes).toEqual(["event 1 was rejected: bad (VALIDATION_ERROR)"]);
+    expect(notes).toEqual(["event 1 (epoch_complete) was rejected: bad (VALIDATION_ERROR)"]);
     expect(desired).toEqual(["stop"]);
   });
 
@@ -227,7 +228,8 @@ describe("EventSender", () => {
       limits: DEFAULT_LIMITS,
       retry: retryOptions(hastyClock(), abort.signal),
       onDesired: () => {},
-      note: () => {},
+      log: () => {},
+      onRejected: () => {},
     });
     beside(() => second.run(), abort);
     await until(() => second.acked === 5);

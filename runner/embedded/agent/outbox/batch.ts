@@ -51,7 +51,8 @@ export function advanceCursor(
   batch: readonly number[],
   answer: { ackSeq: number; missing: readonly (readonly [number, number])[] },
 ): Cursor {
-  const acked = Math.max(cursor.acked, answer.ackSeq);
+  // The server's word, also when it goes back: then it has lost what it had, and says from where.
+  const acked = answer.ackSeq;
   const sent = Math.max(cursor.sent, acked, ...batch.slice(-1));
   const gaps = answer.missing.length > 0 ? answer.missing : acked < sent ? ([[acked + 1, sent]] as const) : [];
   return { acked, sent, missing: gaps.filter(([first, end]) => end > acked && first <= sent) };

@@ -13,7 +13,9 @@ export type EventSenderDeps = {
   limits: Limits;
   retry: RetryOptions;
   onDesired: (desired: Desired) => void;
-  note: (line: string) => void;
+  log: (line: string) => void;
+  /** An event is not in the job's data; its owner should know. */
+  onRejected: (line: string) => void;
 };
 
 /** Room for `{"job_id":…,"events":[…]}`. */
@@ -88,7 +90,7 @@ export class EventSender {
   }
 
   async #send(events: Numbered<OutboxEvent>[]): Promise<void> {
-    const { client, jobId, token, retry, onDesired, note, journal } = this.#deps;
+    const { client, jobId, token, retry, onDesired, onRejected, journal } = this.#deps;
     try {
       const answer = await retrying(
         () =>
@@ -99,7 +101,10 @@ export class EventSender {
           }),
         retry,
       );
-      for (const { seq, code, message } of answer.rejected) note(`event ${seq} was rejected: ${message} (${code})`);
+      for (const { seq, code, message } of answer.rejected) {
+        const name = events.find((event) => event.seq === seq)?.event ?? "";
+        onRejected(`event ${seq} (${name}) was rejected: ${message} (${code})`);
+      }
       this.#cursor = advanceCursor(
         this.#cursor,
         events.map(({ seq }) => seq),
@@ -127,7 +132,7 @@ export class EventSender {
     // A refused tombstone would go round for ever.
     if (first.event === "log") throw error;
     const line = `[runner] event ${first.seq} (${first.event}) could not be stored: ${error.message}`;
-    this.#deps.note(line);
+    this.#deps.log(line);
     await this.#send([tombstone(first.seq, line)]);
   }
 }
