@@ -10,6 +10,7 @@ import { inferenceRoutes } from "./inference/routes.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { modelRoutes } from "./models/routes.ts";
 import { projectRoutes } from "./projects/routes.ts";
+import { runnerAdminRoutes } from "./runners/admin-routes.ts";
 import { attemptRoutes, runnerRoutes } from "./runners/routes.ts";
 import { validationRoutes } from "./validation/routes.ts";
 
@@ -48,6 +49,7 @@ export function createTrainingApi() {
   users.route("/", jobRoutes);
   users.route("/", validationRoutes);
   users.route("/", inferenceRoutes);
+  users.route("/", runnerAdminRoutes);
 
   const api = createApi(trainingEnvelope);
   // The callback reads lenient JSON, plain or gzip, within limits of its own.

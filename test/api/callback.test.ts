@@ -33,6 +33,7 @@ import {
   start,
   stop,
   take,
+  textBytes,
 } from "../support/jobs.ts";
 
 beforeEach(quietWorld);
@@ -780,7 +781,7 @@ describe("credentials", () => {
     const stranger = await person();
     const a = await runningJob(owner);
     const b = await runningJob(stranger);
-    const bytes = new TextEncoder().encode("w");
+    const bytes = textBytes("w");
     const foreign = await createArtifact(b.lease, bytes, { epoch: 1 });
     const asB: Lease = { ...b.lease, token: a.lease.token };
     const answers = [
@@ -829,7 +830,7 @@ describe("credentials", () => {
     const owner = await person();
     const gpu = await runner();
     const { jobId, lease } = await runningJob(owner, gpu);
-    const bytes = new TextEncoder().encode("w");
+    const bytes = textBytes("w");
     const old = await createArtifact(lease, bytes, { epoch: 1 });
     await events(lease, [endEvent(1, "released")]);
     const next = await take(gpu);

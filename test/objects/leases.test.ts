@@ -22,6 +22,7 @@ import {
   start,
   stop,
   take,
+  textBytes,
 } from "../support/jobs.ts";
 
 beforeEach(async () => {
@@ -154,7 +155,7 @@ describe("a lease", () => {
   it("takes nothing from a zombie after the requeue, whatever it tries", async ({ expect }) => {
     const owner = await person();
     const { jobId, lease: zombie } = await runningJob(owner);
-    const bytes = new TextEncoder().encode("half a checkpoint");
+    const bytes = textBytes("half a checkpoint");
     const open = await createArtifact(zombie, bytes, { epoch: 1 });
     clock.advanceS(360);
     await ring(jobId);
@@ -302,7 +303,7 @@ describe("an object that ends between any two calls", () => {
     expect((await events(lease, [epochEvent(1), epochEvent(3)])).body).toMatchObject({ ack_seq: 1, missing: [[2, 2]] });
     await evict();
     const artifactId = await (async () => {
-      const bytes = new TextEncoder().encode("w");
+      const bytes = textBytes("w");
       const created = await createArtifact(lease, bytes, { epoch: 3 });
       await evict();
       await putPart(lease, created.body.artifact_id, 1, bytes);
@@ -335,7 +336,7 @@ describe("resume", () => {
     expect(lease.resume).toBeNull();
     const second = await checkpoint(lease, 2);
     await events(lease, [epochEvent(1), epochEvent(2), epochEvent(3), epochEvent(4)]);
-    const bytes = new TextEncoder().encode("never finished");
+    const bytes = textBytes("never finished");
     const open = await createArtifact(lease, bytes, { epoch: 4 });
     await putPart(lease, open.body.artifact_id, 1, bytes);
     clock.advanceS(400);

@@ -37,6 +37,11 @@ export const jobObject = (jobId: number) => env.TRAINING_JOB.getByName(String(jo
 export const poolObject = () => env.RUNNER_POOL.getByName("default");
 export const ring = (jobId: number) => runDurableObjectAlarm(jobObject(jobId));
 
+/** What `TextEncoder` and slices make, for crypto and bodies alike. */
+type Bytes = Uint8Array<ArrayBuffer>;
+
+export const textBytes = (text: string): Bytes => new Uint8Array(new TextEncoder().encode(text));
+
 export const start = (owner: Person, jobId: number, query = "") =>
   call("POST", `/api/v1/training/jobs/${jobId}/start${query}`, { token: owner.token });
 export const stop = (owner: Person, jobId: number) =>
@@ -62,12 +67,12 @@ export async function take(by: TestRunner, waitS = 5): Promise<Lease> {
 export const heartbeat = (lease: Lease, body: Json = {}) =>
   call("POST", `/api/v1/internal/jobs/${lease.jobId}/heartbeat`, { token: lease.token, body });
 
-export const logChunk = (lease: Lease, seq: number, text: string | Uint8Array, stream = "stdout") =>
+export const logChunk = (lease: Lease, seq: number, text: string | Bytes, stream = "stdout") =>
   call("PUT", `/api/v1/internal/jobs/${lease.jobId}/logs/${stream}/${seq}`, { token: lease.token, body: text });
 
 const artifacts = (lease: Lease) => `/api/v1/internal/jobs/${lease.jobId}/artifacts`;
 
-export const createArtifact = async (lease: Lease, bytes: Uint8Array<ArrayBuffer>, part: Json = {}) =>
+export const createArtifact = async (lease: Lease, bytes: Bytes, part: Json = {}) =>
   call<Json & { artifact_id: string; parts: number; part_size: number }>("POST", artifacts(lease), {
     token: lease.token,
     body: {
@@ -82,8 +87,8 @@ export const createArtifact = async (lease: Lease, bytes: Uint8Array<ArrayBuffer
 export const putPart = (
   lease: Lease,
   artifactId: string,
-  n: number,
-  bytes: Uint8Array,
+  n: number | string,
+  bytes: Bytes,
   headers: Record<string, string> = {},
 ): Promise<Answer> =>
   call("PUT", `${artifacts(lease)}/${artifactId}/parts/${n}`, {
@@ -101,7 +106,7 @@ export const artifact = (lease: Lease, artifactId: string, action: "state" | "co
 
 /** A complete checkpoint of an epoch. */
 export async function checkpoint(lease: Lease, epoch: number): Promise<string> {
-  const bytes = new TextEncoder().encode(`weights of epoch ${epoch}`);
+  const bytes = textBytes(`weights of epoch ${epoch}`);
   const created = await createArtifact(lease, bytes, { epoch, role: "last" });
   const { artifact_id } = created.body;
   await putPart(lease, artifact_id, 1, bytes);

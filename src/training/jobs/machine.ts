@@ -122,6 +122,8 @@ export type JobEvent =
   /** A plain callback: `opens` is true for `started`; `end` for a last event. */
   | { type: "plain"; opens: boolean; end: { outcome: Outcome; reason: Reason; message: string | null } | null }
   | { type: "stop"; reason: StopReason }
+  /** An admin has taken the runner's rights away: whatever it holds of this job is not its own any more. */
+  | { type: "evict"; runnerId: string }
   /** Time has passed. */
   | { type: "tick" };
 
@@ -441,6 +443,33 @@ function abandon(state: JobState, reason: "project_deleted", now: number): Decis
   }
 }
 
+function evict(state: JobState, runnerId: string, policy: Policy, now: number): Decision {
+  // An offer needs no more than its time: a revoked runner cannot accept it.
+  if (state.owner !== "lease" || state.runnerId !== runnerId) return unchanged(state);
+  switch (state.phase) {
+    case "running":
+    case "suspect":
+      return requeue(state, { outcome: "lost", reason: "runner_lost", message: "The runner was revoked" }, now);
+    case "leaving":
+      return cut(state, state.ending ?? STOPPED_BY_USER, now);
+    case "finalizing": {
+      // Its end was reported while it still had the right to; the data that are missing will not come.
+      const closed = settle(state, false, policy, now);
+      return closed.ok
+        ? changed({ ...closed.value.state, fence: state.fence + 1, tailUntilMs: null }, ...closed.value.effects)
+        : closed;
+    }
+    case "completed":
+    case "failed":
+    case "stopped":
+      return state.tailUntilMs === null
+        ? unchanged(state)
+        : changed({ ...state, fence: state.fence + 1, tailUntilMs: null });
+    default:
+      return unchanged(state);
+  }
+}
+
 function settle(state: JobState, dataComplete: boolean, policy: Policy, now: number): Decision {
   if (state.phase !== "finalizing" || state.ending === null) return unchanged(state);
   return ok(close(state, state.ending, dataComplete, policy, now));
@@ -558,6 +587,8 @@ export function transition(state: JobState, event: JobEvent, policy: Policy, now
       return plain(state, event, policy, now);
     case "stop":
       return stop(state, event.reason, policy, now);
+    case "evict":
+      return evict(state, event.runnerId, policy, now);
     case "tick":
       return tick(state, policy, now);
   }

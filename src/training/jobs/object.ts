@@ -563,6 +563,13 @@ export class TrainingJob extends DurableObject<Env> {
     return ok(null);
   }
 
+  /** The runner was revoked: what it held of this job goes back into the queue, or ends. */
+  async evict(runnerId: string): Promise<void> {
+    if (this.#store.spec() === undefined) return;
+    this.#commit((work) => this.#move(work, { type: "evict", runnerId }));
+    await this.#projector.settle();
+  }
+
   /** The cron asks a job that has not moved for long to look at itself; its row moves, so that others get their turn. */
   async poke(): Promise<void> {
     if (this.#store.spec() === undefined) return;

@@ -1,8 +1,12 @@
-import { and, eq, gt, isNull, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNull, or, sql } from "drizzle-orm";
+import { type Actor, audit, auditIfChanged } from "../../audit/entry.ts";
 import { me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
-import { registrationTokens, runners } from "../../db/schema/index.ts";
+import { registrationTokens, runners, trainingJobs } from "../../db/schema/index.ts";
+
+/** Longer than a runner may still be leaving, or sending its tail, after the end of its job. */
+const LEAVING_MS = 3_600_000;
 
 export type RunnerRepository = ReturnType<typeof createRunnerRepository>;
 
@@ -15,8 +19,67 @@ export function createRunnerRepository(binding: D1Database) {
       return row;
     },
 
-    async addRegistrationToken(row: typeof registrationTokens.$inferInsert) {
-      await db.insert(registrationTokens).values(row);
+    async addRegistrationToken(actor: Actor, row: typeof registrationTokens.$inferInsert) {
+      const { expiresAt, pool, tokenHash, usesLeft } = row;
+      const details = { pool, uses: usesLeft, expires_at: expiresAt };
+      const target = { type: "token", id: tokenHash.slice(0, 12) } as const;
+      await runBatch(binding, [
+        db.insert(registrationTokens).values(row),
+        audit(actor, { action: "registration_token.create", target, details }, row.createdAt),
+      ]);
+    },
+
+    /** All runners that are not revoked, and which jobs are running on them. */
+    async list() {
+      const [rows, busy] = await Promise.all([
+        db.select().from(runners).where(isNull(runners.revokedAt)).orderBy(asc(runners.name), asc(runners.id)),
+        db
+          .select({ id: trainingJobs.id, runnerId: trainingJobs.runnerId })
+          .from(trainingJobs)
+          .where(eq(trainingJobs.status, "running")),
+      ]);
+      return { rows, busy };
+    },
+
+    /** @returns false when there is no such runner, or it is revoked */
+    async drain(actor: Actor, runnerId: string, now: number): Promise<boolean> {
+      const [changed] = await runBatch(binding, [
+        db
+          .update(runners)
+          .set({ drain: true })
+          .where(and(eq(runners.id, runnerId), isNull(runners.revokedAt)))
+          .returning({ id: runners.id }),
+        auditIfChanged(actor, { action: "runner.drain", target: { type: "runner", id: runnerId } }, now),
+      ]);
+      return changed?.results.length === 1;
+    },
+
+    /** Ends the token at once. @returns the jobs that the runner may hold; undefined when there is no such runner */
+    async revoke(actor: Actor, runnerId: string, now: number): Promise<number[] | undefined> {
+      const [changed, , held] = await runBatch(binding, [
+        db
+          .update(runners)
+          .set({ revokedAt: now })
+          .where(and(eq(runners.id, runnerId), isNull(runners.revokedAt)))
+          .returning({ id: runners.id }),
+        auditIfChanged(actor, { action: "runner.revoke", target: { type: "runner", id: runnerId } }, now),
+        db
+          .select({ id: trainingJobs.id })
+          .from(trainingJobs)
+          .where(
+            and(
+              eq(trainingJobs.runnerId, runnerId),
+              or(
+                eq(trainingJobs.status, "running"),
+                and(
+                  inArray(trainingJobs.status, ["completed", "failed", "stopped"]),
+                  gt(trainingJobs.updatedAt, now - LEAVING_MS),
+                ),
+              ),
+            ),
+          ),
+      ]);
+      return changed?.results.length === 1 ? (held?.results.map((row) => Number(row.id)) ?? []) : undefined;
     },
 
     /**

@@ -1,5 +1,5 @@
 import { createRoute, z } from "@hono/zod-openapi";
-import { bearerToken, requireUser } from "../../auth/bearer.ts";
+import { bearerToken } from "../../auth/bearer.ts";
 import { readBytes, requireJsonType } from "../../http/body.ts";
 import { serveContent } from "../../http/content.ts";
 import { createRouter, idParam, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
@@ -24,8 +24,6 @@ import {
   PartStoredSchema,
   RegisterRequestSchema,
   RegisterResponseSchema,
-  RegistrationTokenRequestSchema,
-  RegistrationTokenSchema,
 } from "./schemas.ts";
 
 /** The runner protocol: every path below `/internal` is one call of its section 2. */
@@ -42,21 +40,6 @@ const artifactParams = jobParams.extend({
 const binary = (description: string) => ({
   description,
   content: { "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) } },
-});
-
-const createRegistrationToken = createRoute({
-  method: "post",
-  path: "/runners/tokens",
-  operationId: "createRegistrationToken",
-  tags,
-  summary: "A registration token for machines (admins only)",
-  security: [{ bearer: [] }],
-  middleware: [requireUser] as const,
-  request: { body: jsonBody(RegistrationTokenRequestSchema) },
-  responses: {
-    201: jsonContent(RegistrationTokenSchema, "The token, shown once"),
-    ...problems(400, 401, 403, 415, 422),
-  },
 });
 
 const register = createRoute({
@@ -271,10 +254,6 @@ const abortArtifact = createRoute({
 });
 
 export const runnerRoutes = createRouter()
-  .openapi(createRegistrationToken, async (c) => {
-    const { runners } = c.get("services");
-    return c.json(await runners.createRegistrationToken(c.get("principal"), c.req.valid("json")), 201);
-  })
   .openapi(register, async (c) => {
     const { runners } = c.get("services");
     return c.json(await runners.register(bearerToken(c.req.header("authorization")), c.req.valid("json")), 201);

@@ -18,6 +18,42 @@ export const RegistrationTokenSchema = z
   .object({ registration_token: z.string(), pool: z.string(), uses: z.number().int(), expires_at: z.string() })
   .openapi("RegistrationToken");
 
+const GpuSchema = z.object({ model: z.string(), vram_mb: z.number().int() });
+
+export const RunnerSchema = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    machine_id: z.string(),
+    pool: z.string(),
+    os: z.string().nullable(),
+    version: z.string().nullable(),
+    gpus: z.array(GpuSchema),
+    frameworks: z.array(z.string()),
+    labels: z.record(z.string(), z.string()),
+    slots: z.number().int(),
+    live: z.boolean().openapi({ description: "Heard of within a claim and a lease" }),
+    waiting: z.boolean().openapi({ description: "Waiting for a job right now" }),
+    busy: z.boolean(),
+    job_ids: z.array(z.number().int()),
+    draining: z.boolean().openapi({ description: "It claims no more jobs until it registers again" }),
+    skew_s: z.number().int().nullable().openapi({ description: "How far its clock is behind the server's" }),
+    last_seen_at: z.string().nullable(),
+    registered_at: z.string(),
+  })
+  .openapi("Runner");
+
+export const RunnerListSchema = z
+  .object({
+    runners: z.array(RunnerSchema),
+    total: z.number().int(),
+    skip: z.number().int(),
+    limit: z.number().int(),
+  })
+  .openapi("RunnerList");
+
+export const DrainingRunnerSchema = z.object({ id: z.string(), draining: z.literal(true) }).openapi("DrainingRunner");
+
 export const RegisterRequestSchema = z
   .object({
     machine_id: name,

@@ -1,14 +1,20 @@
+import type { Actor } from "../../audit/entry.ts";
 import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
 import { signJobToken } from "../../auth/tokens.ts";
 import type { Config } from "../../config.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
 import { newToken, newUuid, sha256Hex } from "../../shared/ids.ts";
-import { isoSeconds } from "../../shared/time.ts";
+import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
 import { POOL_NAME, type TrainingJob } from "../jobs/object.ts";
 import type { RunnerFacts } from "./match.ts";
 import type { RunnerPool } from "./pool.ts";
 import type { RunnerRepository } from "./repository.ts";
+
+/** A runner that is silent for so long is not listed any more (runner protocol, section 8). */
+const ARCHIVE_MS = 14 * 86_400_000;
+/** The same for one with the label `ephemeral=true`. */
+const ARCHIVE_EPHEMERAL_MS = 86_400_000;
 
 export type RunnerService = ReturnType<typeof createRunnerService>;
 
@@ -40,23 +46,97 @@ export function createRunnerService(deps: {
     return runner;
   }
 
+  /** @throws UNAUTHORIZED · FORBIDDEN unless the caller is an admin */
+  async function admin(principal: Principal, requestId: string): Promise<Actor> {
+    const caller = await runners.caller(principal);
+    if (caller === undefined) throw unauthorized();
+    if (!caller.isAdmin) throw new AppError("FORBIDDEN", "Only admins look after runners");
+    return { userId: caller.id, requestId };
+  }
+
+  const notFound = () => new AppError("RUNNER_NOT_FOUND", "Runner not found");
+
   return {
     /** A token with which machines can register. @throws UNAUTHORIZED · FORBIDDEN unless the caller is an admin */
-    async createRegistrationToken(principal: Principal, input: { pool: string; uses: number; ttl_s: number }) {
-      const caller = await runners.caller(principal);
-      if (caller === undefined) throw unauthorized();
-      if (!caller.isAdmin) throw new AppError("FORBIDDEN", "Only admins hand out registration tokens");
+    async createRegistrationToken(
+      principal: Principal,
+      input: { pool: string; uses: number; ttl_s: number },
+      requestId: string,
+    ) {
+      const actor = await admin(principal, requestId);
       const token = newToken("cvreg");
       const expiresAt = now() + input.ttl_s * 1000;
-      await runners.addRegistrationToken({
+      await runners.addRegistrationToken(actor, {
         tokenHash: await sha256Hex(token),
         pool: input.pool,
         usesLeft: input.uses,
         expiresAt,
-        createdBy: caller.id,
+        createdBy: actor.userId,
         createdAt: now(),
       });
       return { registration_token: token, pool: input.pool, uses: input.uses, expires_at: isoSeconds(expiresAt) };
+    },
+
+    /**
+     * Runners by name, with what is known of them right now. Those that were silent for long are left out unless asked for.
+     * @throws UNAUTHORIZED · FORBIDDEN
+     */
+    async list(principal: Principal, page: { archived: boolean; skip: number; limit: number }) {
+      await admin(principal, "");
+      const [{ rows, busy }, sightings] = await Promise.all([runners.list(), pool().sightings()]);
+      const seen = new Map(sightings.map((sighting) => [sighting.runnerId, sighting]));
+      const silentSince = (runner: (typeof rows)[number]) => seen.get(runner.id)?.seenAtMs ?? runner.registeredAt;
+      const shown = rows.filter(
+        (runner) =>
+          page.archived ||
+          now() - silentSince(runner) < (runner.labels.ephemeral === "true" ? ARCHIVE_EPHEMERAL_MS : ARCHIVE_MS),
+      );
+      return {
+        runners: shown.slice(page.skip, page.skip + page.limit).map((runner) => {
+          const sighting = seen.get(runner.id);
+          const jobIds = busy.filter((job) => job.runnerId === runner.id).map((job) => job.id);
+          return {
+            id: runner.id,
+            name: runner.name,
+            machine_id: runner.machineId,
+            pool: runner.pool,
+            os: runner.os,
+            version: runner.version,
+            gpus: runner.gpus,
+            frameworks: runner.frameworks,
+            labels: runner.labels,
+            slots: runner.slots,
+            live: sighting?.live ?? false,
+            waiting: sighting?.waiting ?? false,
+            busy: jobIds.length > 0,
+            job_ids: jobIds,
+            draining: runner.drain,
+            skew_s: sighting?.skewMs == null ? null : Math.round(sighting.skewMs / 1000),
+            last_seen_at: isoSecondsOrNull(sighting?.seenAtMs),
+            registered_at: isoSeconds(runner.registeredAt),
+          };
+        }),
+        total: shown.length,
+        skip: page.skip,
+        limit: page.limit,
+      };
+    },
+
+    /** Tells a runner to claim no more; what it works on it finishes. @throws RUNNER_NOT_FOUND · FORBIDDEN */
+    async drain(principal: Principal, runnerId: string, requestId: string) {
+      const actor = await admin(principal, requestId);
+      if (!(await runners.drain(actor, runnerId, now()))) throw notFound();
+      await pool().drain(runnerId);
+      return { id: runnerId, draining: true as const };
+    },
+
+    /** Ends a runner's token and takes its jobs away at once. @throws RUNNER_NOT_FOUND · FORBIDDEN */
+    async revoke(principal: Principal, runnerId: string, requestId: string): Promise<void> {
+      const actor = await admin(principal, requestId);
+      const held = await runners.revoke(actor, runnerId, now());
+      if (held === undefined) throw notFound();
+      await pool().forget(runnerId);
+      await Promise.all(held.map((jobId) => jobs.getByName(String(jobId)).evict(runnerId)));
     },
 
     /** Makes a machine a runner. The same machine again keeps its id and gets a new token; its running jobs go on. */
