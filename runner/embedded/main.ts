@@ -21,6 +21,8 @@ const TRAINERS: [string, string][] = [["embedded", join(import.meta.dirname, "tr
 /** How long unfinished business of an earlier process may delay the end of this one. */
 const LEFTOVER_PATIENCE_MS = 10_000;
 
+const SAME_KEY_MS = 250;
+
 const mask = createMask([]);
 const log = (line: string) => console.log(`${new Date().toISOString().slice(11, 19)} ${mask(line)}`);
 
@@ -48,8 +50,13 @@ async function main(options: Options): Promise<number> {
   const stopped = new AbortController();
   let agent: Agent | null = null;
   let signals = 0;
+  let lastSignalMs = Number.NEGATIVE_INFINITY;
   for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) {
     process.on(signal, () => {
+      const sinceMs = performance.now() - lastSignalMs;
+      lastSignalMs = performance.now();
+      // One Ctrl-C arrives twice: from the terminal, and from the npm that runs this.
+      if (signal === "SIGINT" && sinceMs < SAME_KEY_MS) return;
       signals = signal === "SIGQUIT" ? 3 : signals + 1;
       stopped.abort(new Error(signal));
       const jobs = agent?.activeJobs ?? 0;

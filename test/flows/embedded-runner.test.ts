@@ -161,7 +161,7 @@ describe("the embedded runner", () => {
 
   it("loses nothing and repeats nothing when the server is killed in the middle", async ({ expect }) => {
     const worker = await scripted("outage", "--once");
-    const jobId = await job(60);
+    const jobId = await job(40);
     await user.start(jobId);
     await user.until(jobId, ({ current_epoch }) => current_epoch >= 10);
     await server.kill();
@@ -169,12 +169,12 @@ describe("the embedded runner", () => {
     await server.start();
     const done = await user.until(jobId, ({ status }) => status !== "running");
     expect(done).toMatchObject({ status: "completed", attempt: 1, data_complete: true });
-    expect((await user.metrics(jobId)).map(({ epoch }) => epoch)).toEqual(numbers(60));
+    expect((await user.metrics(jobId)).map(({ epoch }) => epoch)).toEqual(numbers(40));
     const logs = await user.logs(jobId);
     expect(messages(logs, "stdout").filter((line) => line.startsWith("line"))).toEqual(
-      numbers(60).map((epoch) => `line of epoch ${epoch}`),
+      numbers(40).map((epoch) => `line of epoch ${epoch}`),
     );
-    expect(messages(logs, "stderr")).toEqual(numbers(60).map((epoch) => `remark of epoch ${epoch}`));
+    expect(messages(logs, "stderr")).toEqual(numbers(40).map((epoch) => `remark of epoch ${epoch}`));
     expect(await worker.ended()).toBe(0);
   });
 
@@ -182,7 +182,7 @@ describe("the embedded runner", () => {
     expect,
   }) => {
     const first = await scripted("killed");
-    const jobId = await job(40);
+    const jobId = await job(25);
     await user.start(jobId);
     await user.until(jobId, ({ current_epoch }) => current_epoch >= 12);
     first.signal("SIGKILL");
@@ -193,7 +193,7 @@ describe("the embedded runner", () => {
     const done = await user.until(jobId, ({ status }) => status === "completed");
     expect(done).toMatchObject({ attempt: 2 });
     const metrics = await user.metrics(jobId);
-    expect(metrics.map(({ epoch }) => epoch)).toEqual(numbers(40));
+    expect(metrics.map(({ epoch }) => epoch)).toEqual(numbers(25));
     const again = metrics.filter(({ attempt }) => attempt === 2);
     // Epoch 10 was the last one with a checkpoint that was surely stored.
     expect(again[0]?.epoch).toBeGreaterThanOrEqual(6);
@@ -201,7 +201,7 @@ describe("the embedded runner", () => {
 
   it("finishes its job after one SIGTERM and gives it back after two", async ({ expect }) => {
     const patient = await scripted("patient");
-    const finished = await job(15);
+    const finished = await job(10);
     await user.start(finished);
     await user.until(finished, ({ current_epoch }) => current_epoch >= 2);
     patient.signal("SIGTERM");
