@@ -1,8 +1,19 @@
 import { createApp } from "./app.ts";
+import { servicesFor } from "./services.ts";
 
 export { RateLimiter } from "./auth/rate-limiter.ts";
 export { ModelSession } from "./training/inference/object.ts";
 export { TrainingJob } from "./training/jobs/object.ts";
 export { RunnerPool } from "./training/runners/pool.ts";
 
-export default createApp();
+const app = createApp();
+
+export default {
+  fetch: app.fetch,
+
+  /** Once a minute. */
+  async scheduled(_event, env) {
+    const { jobPatrol, projectRemoval } = servicesFor(env);
+    await Promise.all([jobPatrol.poke(), projectRemoval.sweep()]);
+  },
+} satisfies ExportedHandler<Env>;

@@ -8,6 +8,7 @@ import { createDatasetRepository } from "./training/datasets/repository.ts";
 import { createDatasetService } from "./training/datasets/service.ts";
 import { createInferenceRepository } from "./training/inference/repository.ts";
 import { createInferenceService } from "./training/inference/service.ts";
+import { createJobPatrol } from "./training/jobs/patrol.ts";
 import { createJobRemoval } from "./training/jobs/removal.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
 import { createJobService } from "./training/jobs/service.ts";
@@ -58,6 +59,7 @@ function build(env: Env) {
       config,
       now,
     }),
+    jobPatrol: createJobPatrol({ db, jobs: env.TRAINING_JOB, now }),
     attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
     inference: createInferenceService({ inference: createInferenceRepository(db), sessions: env.MODEL_SESSION }),
     breeding: createBreedingServices(env, config, now),

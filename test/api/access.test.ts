@@ -164,6 +164,15 @@ const ROUTES: Record<string, Row> = {
   },
 
   "POST /api/v1/runners/tokens": { send: () => ({ body: {} }), statuses: [401, 403, 403, 403, 403] },
+  "GET /api/v1/runners": { send: () => ({}), statuses: [401, 403, 403, 403, 403] },
+  "POST /api/v1/runners/:runner_id/drain": {
+    send: () => ({ path: { runner_id: ID } }),
+    statuses: [401, 403, 403, 403, 403],
+  },
+  "DELETE /api/v1/runners/:runner_id": {
+    send: () => ({ path: { runner_id: ID } }),
+    statuses: [401, 403, 403, 403, 403],
+  },
   "POST /api/v1/internal/runners/register": open(401, () => ({
     body: { machine_id: "m", name: "m", frameworks: ["timm"], protocol: 1 },
   })),

@@ -553,11 +553,12 @@ export class TrainingJob extends DurableObject<Env> {
    */
   async remove(): Promise<Result<null>> {
     if (this.#store.spec() === undefined) return ok(null);
+    await this.#projector.settle();
+    // Asked after the wait, which let others in: the job may have been started in it.
     const { phase } = this.#store.head().state;
     if (!["pending", "completed", "failed", "stopped"].includes(phase)) {
       return fail("INVALID_STATUS", `A job that is ${STATUS_OF[phase]} cannot be deleted; stop it first`);
     }
-    await this.#projector.settle();
     await this.#store.forget();
     this.#alarmAtMs = null;
     return ok(null);
