@@ -14,7 +14,7 @@ import {
 } from "../../db/schema/index.ts";
 import { keys } from "../../storage/keys.ts";
 import { noteRemoval } from "../../storage/removals.ts";
-import type { IndexedFile } from "./content.ts";
+import type { DatasetContent, IndexedFile } from "./content.ts";
 import type { FormatName, SplitName } from "./formats/types.ts";
 
 export type DatasetRepository = ReturnType<typeof createDatasetRepository>;
@@ -67,6 +67,46 @@ const inUse = (datasetId: string): SQL => sql`exists (
   select 1 from ${trainingJobs} where ${trainingJobs.datasetId} = ${datasetId}
     and ${trainingJobs.status} in ('queued', 'running'))`;
 
+/** A new dataset of what was read, ready to be stored. */
+export function newDatasetRow(
+  fields: Pick<DatasetRow, "id" | "projectId" | "ownerId" | "name" | "description" | "format" | "visibility">,
+  content: DatasetContent,
+  atMs: number,
+): DatasetRow {
+  const { summary } = content;
+  return {
+    id: fields.id,
+    projectId: fields.projectId,
+    ownerId: fields.ownerId,
+    name: fields.name,
+    description: fields.description,
+    format: fields.format,
+    visibility: fields.visibility,
+    layout: summary.layout,
+    taskType: summary.taskType,
+    fileCount: content.files.length,
+    totalSizeBytes: content.totalSizeBytes,
+    numClasses: summary.numClasses,
+    classNames: summary.classNames,
+    classDistribution: summary.classDistribution,
+    splits: summary.splits,
+    warnings: content.warnings,
+    contentHash: content.contentHash,
+    createdAt: atMs,
+    updatedAt: atMs,
+  };
+}
+
+const fileInserts = (datasetId: string, storageKey: string, files: readonly IndexedFile[]): SQL[] =>
+  [...chunksOf(files)].map(
+    (chunk) => sql`
+      insert into ${datasetFiles} (dataset_id, file_id, path, size_bytes, sha256, storage_key, zip_offset,
+        compressed_size_bytes, method, split, label)
+      select ${datasetId}, value->>0, value->>1, value->>2, value->>3, ${storageKey}, value->>4,
+        value->>5, value->>6, value->>7, value->>8
+      from json_each(${chunk})`,
+  );
+
 /**
  * Reads are one statement that also asks whether the caller is still valid: no row means 401; a row without the dataset
  * means 404.
@@ -96,16 +136,23 @@ export function createDatasetRepository(binding: D1Database) {
     binding,
 
     /** Stores a dataset and the index of its files, all or nothing. */
-    async create(row: typeof datasets.$inferInsert, storageKey: string, files: readonly IndexedFile[]): Promise<void> {
-      const inserts = [...chunksOf(files)].map(
-        (chunk) => sql`
-          insert into ${datasetFiles} (dataset_id, file_id, path, size_bytes, sha256, storage_key, zip_offset,
-            compressed_size_bytes, method, split, label)
-          select ${row.id}, value->>0, value->>1, value->>2, value->>3, ${storageKey}, value->>4,
-            value->>5, value->>6, value->>7, value->>8
-          from json_each(${chunk})`,
-      );
-      await runBatch(binding, [db.insert(datasets).values(row), ...inserts]);
+    async create(row: DatasetRow, storageKey: string, files: readonly IndexedFile[]): Promise<void> {
+      await runBatch(binding, [db.insert(datasets).values(row), ...fileInserts(row.id, storageKey, files)]);
+    },
+
+    /**
+     * The same, and the upload of the same id becomes completed.
+     * @throws when there is no such assembled upload (any more), and nothing is stored then
+     */
+    async createFromUpload(row: DatasetRow, storageKey: string, files: readonly IndexedFile[]): Promise<void> {
+      // The project is read from the upload: without one it is null, which the table refuses.
+      const projectId = sql<number>`(select ${datasetUploads.projectId} from ${datasetUploads}
+        where ${datasetUploads.id} = ${row.id} and ${datasetUploads.state} = 'assembled')`;
+      await runBatch(binding, [
+        db.insert(datasets).values({ ...row, projectId }),
+        sql`update ${datasetUploads} set state = 'completed', updated_at = ${row.createdAt} where id = ${row.id}`,
+        ...fileInserts(row.id, storageKey, files),
+      ]);
     },
 
     /** A dataset and the caller's role in its project. */

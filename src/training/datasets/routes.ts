@@ -12,6 +12,7 @@ import {
   DatasetParamsSchema,
   DatasetSchema,
 } from "./schemas.ts";
+import { uploadRoutes } from "./uploads/routes.ts";
 
 const tags = ["Datasets"];
 const security = [{ bearer: [] }];
@@ -135,6 +136,8 @@ const file = createRoute({
 });
 
 export const datasetRoutes = createRouter()
+  // First: `uploads` is no dataset id.
+  .route("/", uploadRoutes)
   .openapi(create, async (c) => {
     const created = c.get("services").datasets.create(c.get("principal"), c.req.raw);
     // A client that goes away must not end the cleaning up after it.

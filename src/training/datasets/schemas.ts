@@ -110,7 +110,7 @@ export const DatasetParamsSchema = z.object({
 export const DatasetFileParamsSchema = DatasetParamsSchema.extend({ file_id: idParam("file_id") });
 
 /** Blanks at the ends are dropped; what is left has 1 to 200 characters. */
-const nameText = plainText({ max: 200 })
+export const nameText = plainText({ max: 200 })
   .transform((name) => name.trim())
   .refine((name) => name.length > 0, "must not be blank");
 

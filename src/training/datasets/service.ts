@@ -17,9 +17,16 @@ import { isImagePath } from "./formats/images.ts";
 import { FORMATS } from "./formats/index.ts";
 import type { FormatName, SplitName } from "./formats/types.ts";
 import { baseName } from "./paths.ts";
-import type { ChangeFacts, DatasetFileRow, DatasetRepository, DatasetRow } from "./repository.ts";
+import {
+  type ChangeFacts,
+  type DatasetFileRow,
+  type DatasetRepository,
+  type DatasetRow,
+  newDatasetRow,
+} from "./repository.ts";
 import { DatasetFieldsSchema } from "./schemas.ts";
 import { receiveUpload, type Upload, uploadKeys } from "./upload.ts";
+import { createUploadService } from "./uploads/service.ts";
 
 export type DatasetService = ReturnType<typeof createDatasetService>;
 
@@ -112,6 +119,15 @@ export function createDatasetService(deps: {
     return { storageKey, content: unwrap(read) };
   }
 
+  /** @throws UNAUTHORIZED · DATASET_NOT_FOUND for an unknown one and for one the caller may not read */
+  async function get(principal: Principal, datasetId: string) {
+    const found = await datasets.find(principal, datasetId);
+    if (found === undefined) throw unauthorized();
+    const { dataset, role } = found;
+    if (dataset === null || (role === null && dataset.visibility !== "public")) throw notFound();
+    return toDataset(dataset);
+  }
+
   function contentOf(file: DatasetFileRow): Content {
     const name = baseName(file.path);
     const isImage = isImagePath(name);
@@ -161,29 +177,11 @@ export function createDatasetService(deps: {
         const { storageKey, content } = await readContent(upload, fields.format);
         // Asked last: an upload takes its time, and the caller may have lost the project meanwhile.
         const { projectId, userId } = await projects.writable(principal, wantedProject);
-        const { summary } = content;
-        const createdAt = now();
-        const row: DatasetRow = {
-          id,
-          projectId,
-          ownerId: userId,
-          name: fields.name,
-          description: fields.description ?? null,
-          format: fields.format,
-          layout: summary.layout,
-          visibility: fields.visibility,
-          taskType: summary.taskType,
-          fileCount: content.files.length,
-          totalSizeBytes: content.totalSizeBytes,
-          numClasses: summary.numClasses,
-          classNames: summary.classNames,
-          classDistribution: summary.classDistribution,
-          splits: summary.splits,
-          warnings: content.warnings,
-          contentHash: content.contentHash,
-          createdAt,
-          updatedAt: createdAt,
-        };
+        const row = newDatasetRow(
+          { ...fields, id, projectId, ownerId: userId, description: fields.description ?? null },
+          content,
+          now(),
+        );
         await datasets.create(row, storageKey, content.files);
         return toDataset(row);
       } catch (thrown) {
@@ -208,14 +206,10 @@ export function createDatasetService(deps: {
       };
     },
 
-    /** @throws UNAUTHORIZED · DATASET_NOT_FOUND for an unknown one and for one the caller may not read */
-    async get(principal: Principal, datasetId: string) {
-      const found = await datasets.find(principal, datasetId);
-      if (found === undefined) throw unauthorized();
-      const { dataset, role } = found;
-      if (dataset === null || (role === null && dataset.visibility !== "public")) throw notFound();
-      return toDataset(dataset);
-    },
+    get,
+
+    /** Zips in parts, for what one request cannot hold. */
+    uploads: createUploadService({ datasets, projects, bucket, now, datasetFor: get }),
 
     /**
      * One page of the files, in the order of their paths.

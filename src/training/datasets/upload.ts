@@ -22,7 +22,7 @@ export const MAX_LOOSE_FILES = 5_000;
 const MAX_FIELDS = 32;
 const MAX_FIELD_BYTES = 64 * 1024;
 
-const ZIP_OBJECT = "upload.zip";
+export const ZIP_OBJECT = "upload.zip";
 const FILES_OBJECT = "files.bin";
 
 /** Every object that an upload can leave under a dataset's prefix. */
