@@ -27,7 +27,7 @@ function build(env: Env) {
   const config = parseConfig(env);
   const db = createDb(env.DB);
   const now = () => Date.now();
-  const jobRows = createJobRepository(db);
+  const jobRows = createJobRepository(env.DB);
   const projectRows = createProjectRepository(env.DB);
   const projects = createProjectService({ projects: projectRows, now });
   const removals = createRemovalService({ binding: env.DB, bucket: env.BUCKET });
@@ -51,7 +51,16 @@ function build(env: Env) {
       bucket: env.BUCKET,
       now,
     }),
-    jobs: createJobService({ jobs: jobRows, objects: env.TRAINING_JOB, pools: env.RUNNER_POOL, config, now }),
+    removals,
+    jobs: createJobService({
+      jobs: jobRows,
+      objects: env.TRAINING_JOB,
+      pools: env.RUNNER_POOL,
+      removal: jobRemoval,
+      bucket: env.BUCKET,
+      config,
+      now,
+    }),
     runners: createRunnerService({
       runners: createRunnerRepository(env.DB),
       jobs: env.TRAINING_JOB,

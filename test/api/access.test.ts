@@ -4,7 +4,8 @@ import { sign } from "hono/jwt";
 import { beforeAll, describe, it } from "vitest";
 import { createApp } from "../../src/app.ts";
 import { signAccessToken, signJobToken } from "../../src/auth/tokens.ts";
-import { users } from "../../src/db/schema/index.ts";
+import { datasetUploads, users } from "../../src/db/schema/index.ts";
+import { newUuid } from "../../src/shared/ids.ts";
 import { call, dataset, db, type Json, job, join, type Person, person, plainEvent, runner } from "../support/api.ts";
 
 /**
@@ -55,6 +56,26 @@ const someMember = async (world: World): Promise<Sent> => {
 const someDataset = async (world: World): Promise<Sent> => ({
   path: { dataset_id: await dataset(world.people.owner, { projectId: world.projectId }) },
 });
+/** An open upload of the owner's. */
+const someUpload = async (world: World): Promise<Sent> => {
+  const at = Date.now();
+  const id = newUuid();
+  await db.insert(datasetUploads).values({
+    id,
+    projectId: world.projectId,
+    ownerId: world.people.owner.id,
+    name: "Pets",
+    format: "dice",
+    visibility: "private",
+    sizeBytes: 1_000,
+    partBytes: 1_000,
+    storageUploadId: "none",
+    state: "open",
+    createdAt: at,
+    updatedAt: at,
+  });
+  return { path: { upload_id: id, n: 1 } };
+};
 const validated = async (world: World) => {
   const id = await job(world.people.owner, { projectId: world.projectId });
   await plainEvent(id, "validation", { epoch: 1, metrics: { accuracy: 1 } });
@@ -125,6 +146,25 @@ const ROUTES: Record<string, Row> = {
   },
   "GET /api/v1/datasets": anyone(200),
   "GET /api/v1/datasets/:dataset_id": { send: someDataset, statuses: [401, 404, 200, 200, 200] },
+  "PATCH /api/v1/datasets/:dataset_id": {
+    send: async (world) => ({ ...(await someDataset(world)), body: { description: "changed" } }),
+    statuses: [401, 404, 403, 200, 200],
+  },
+  "DELETE /api/v1/datasets/:dataset_id": { send: someDataset, statuses: [401, 404, 403, 204, 204] },
+  "POST /api/v1/datasets/uploads": {
+    send: (world) => ({ body: { name: "Pets", format: "dice", project_id: world.projectId, size_bytes: 1_000 } }),
+    statuses: [401, 404, 403, 201, 201],
+  },
+  "GET /api/v1/datasets/uploads/:upload_id": { send: someUpload, statuses: [401, 404, 200, 200, 200] },
+  // 422: allowed, and no body was sent; an upload is gone on with by the one who began it.
+  "PUT /api/v1/datasets/uploads/:upload_id/parts/:n": { send: someUpload, statuses: [401, 404, 403, 403, 422] },
+  "POST /api/v1/datasets/uploads/:upload_id/complete": { send: someUpload, statuses: [401, 404, 403, 403, 422] },
+  "DELETE /api/v1/datasets/uploads/:upload_id": { send: someUpload, statuses: [401, 404, 403, 403, 204] },
+  "GET /api/v1/datasets/:dataset_id/files": { send: someDataset, statuses: [401, 404, 200, 200, 200] },
+  "GET /api/v1/datasets/:dataset_id/files/:file_id": {
+    send: async (world) => ({ path: { ...(await someDataset(world)).path, file_id: 1 } }),
+    statuses: [401, 404, 200, 200, 200],
+  },
 
   "POST /api/v1/training/jobs": {
     send: async (world) => ({
@@ -144,6 +184,22 @@ const ROUTES: Record<string, Row> = {
   "GET /api/v1/training/jobs/:job_id": { send: someJob, statuses: [401, 404, 200, 200, 200] },
   "GET /api/v1/training/jobs/:job_id/metrics": { send: someJob, statuses: [401, 404, 200, 200, 200] },
   "GET /api/v1/training/jobs/:job_id/logs": { send: someJob, statuses: [401, 404, 200, 200, 200] },
+  "PATCH /api/v1/training/jobs/:job_id": {
+    send: async (world) => ({ ...(await someJob(world)), body: { notes: "x" } }),
+    statuses: [401, 404, 403, 200, 200],
+  },
+  // An editor deletes what he made himself; this one is the owner's.
+  "DELETE /api/v1/training/jobs/:job_id": { send: someJob, statuses: [401, 404, 403, 403, 204] },
+  "POST /api/v1/training/jobs/:job_id/clone": {
+    send: async (world) => ({ ...(await someJob(world)), body: {} }),
+    statuses: [401, 404, 403, 201, 201],
+  },
+  "GET /api/v1/training/jobs/:job_id/checkpoints": { send: someJob, statuses: [401, 404, 200, 200, 200] },
+  // 404 for members too: the job has none. The bodies tell the two apart, see the jobs' own tests.
+  "GET /api/v1/training/jobs/:job_id/checkpoints/:artifact_id/content": {
+    send: async (world) => ({ path: { ...(await someJob(world)).path, artifact_id: ID } }),
+    statuses: [401, 404, 404, 404, 404],
+  },
   // 503: allowed, and no runner of this framework lives.
   "POST /api/v1/training/jobs/:job_id/start": { send: unstartableJob, statuses: [401, 404, 403, 503, 503] },
   "POST /api/v1/training/stop/:job_id": { send: someJob, statuses: [401, 404, 403, 200, 200] },

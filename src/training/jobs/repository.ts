@@ -1,17 +1,40 @@
-import { and, asc, desc, eq, inArray, lt, sql } from "drizzle-orm";
+import { and, asc, desc, eq, gt, inArray, isNotNull, lt, type SQL, sql } from "drizzle-orm";
 import { me, type Principal } from "../../auth/principal.ts";
-import type { Db } from "../../db/client.ts";
+import { runBatch } from "../../db/batch.ts";
+import { createDb } from "../../db/client.ts";
 import {
+  artifacts,
   datasets,
+  idempotencyKeys,
   jobAttempts,
   logChunks,
   projectMembers,
   projects,
+  runners,
   trainingJobs,
   trainingMetrics,
 } from "../../db/schema/index.ts";
+import { type IdempotencyKey, KEY_LIFE_MS, rememberKey } from "./idempotency.ts";
+import { isAfter, type JobPosition, type JobSort, orderOf } from "./list-order.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
+export type JobRow = typeof trainingJobs.$inferSelect;
+export type MetricPosition = { epoch: number; step: number };
+
+export type JobFilter = {
+  projectId?: number;
+  status?: JobRow["status"];
+  framework?: string;
+  tag?: string;
+  text?: string;
+  sort: JobSort;
+  after: JobPosition | null;
+  skip: number;
+  limit: number;
+};
+
+/** The newest points before a position, or the first ones after one. */
+export type MetricPage = { limit: number; before: MetricPosition | null; after: MetricPosition | null };
 
 /** A point is superseded when a later attempt went on from an epoch before it. */
 const notSuperseded = sql`not exists (select 1 from ${jobAttempts} later where later.job_id = ${trainingMetrics.jobId}
@@ -20,11 +43,35 @@ const notSuperseded = sql`not exists (select 1 from ${jobAttempts} later where l
 const membership = (principal: Principal) =>
   and(eq(projectMembers.projectId, trainingJobs.projectId), eq(projectMembers.userId, principal.userId));
 
+const isMember = isNotNull(projectMembers.role);
+
+/** What readers see beside a job's own row. */
+const besides = {
+  projectName: projects.name,
+  runnerName: runners.name,
+  attemptStartedAt: jobAttempts.startedAt,
+  resumeEpoch: jobAttempts.resumeEpoch,
+};
+
+/** The value that decides which points of a curve are kept: one of the columns, or a further metric by its name. */
+function seriesOf(name: string): SQL {
+  const columns: Record<string, SQL> = {
+    loss: sql`${trainingMetrics.loss}`,
+    accuracy: sql`${trainingMetrics.accuracy}`,
+    learning_rate: sql`${trainingMetrics.learningRate}`,
+  };
+  return (
+    (Object.hasOwn(columns, name) ? columns[name] : undefined) ??
+    sql`(select value from json_each(${trainingMetrics.extraMetrics}) where key = ${name} limit 1)`
+  );
+}
+
 /**
  * Every read is one statement that also asks whether the caller is still valid: no row means 401; a row without the job
  * means 404.
  */
-export function createJobRepository(db: Db) {
+export function createJobRepository(binding: D1Database) {
+  const db = createDb(binding);
   return {
     /** What a creation needs to know: the project, the dataset and the caller's roles in both. */
     async creationFacts(principal: Principal, projectId: number | null, datasetId: string) {
@@ -61,9 +108,33 @@ export function createJobRepository(db: Db) {
       return row;
     },
 
-    async create(values: typeof trainingJobs.$inferInsert) {
-      const [job] = await db.insert(trainingJobs).values(values).returning();
-      return job;
+    /** What a key has made: no row means 401, a row without a hash that the key is new. */
+    async madeBy(principal: Principal, key: string, nowMs: number) {
+      const caller = me(db, principal);
+      const [row] = await db
+        .with(caller)
+        .select({ requestHash: idempotencyKeys.requestHash, job: trainingJobs })
+        .from(caller)
+        .leftJoin(
+          idempotencyKeys,
+          and(
+            eq(idempotencyKeys.userId, caller.id),
+            eq(idempotencyKeys.key, key),
+            gt(idempotencyKeys.createdAt, nowMs - KEY_LIFE_MS),
+          ),
+        )
+        .leftJoin(trainingJobs, eq(trainingJobs.id, sql`cast(${idempotencyKeys.resourceId} as integer)`))
+        .limit(1);
+      return row;
+    },
+
+    /** Stores a job, and with it the key that it was made with. @throws when the key is there already */
+    async create(values: typeof trainingJobs.$inferInsert, key: IdempotencyKey | null): Promise<number> {
+      const [inserted] = await runBatch(binding, [
+        db.insert(trainingJobs).values(values).returning({ id: trainingJobs.id }),
+        ...(key === null ? [] : rememberKey(values.createdBy, key, values.createdAt)),
+      ]);
+      return Number(inserted?.results[0]?.id);
     },
 
     /** The row itself, for calls that carry their own proof. */
@@ -78,9 +149,9 @@ export function createJobRepository(db: Db) {
         .select({
           userId: caller.id,
           isAdmin: caller.isAdmin,
-          job: trainingJobs,
-          projectName: projects.name,
           role: projectMembers.role,
+          job: trainingJobs,
+          ...besides,
         })
         .from(caller)
         .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
@@ -89,52 +160,71 @@ export function createJobRepository(db: Db) {
           projectMembers,
           and(eq(projectMembers.projectId, trainingJobs.projectId), eq(projectMembers.userId, caller.id)),
         )
+        .leftJoin(runners, eq(runners.id, trainingJobs.runnerId))
+        .leftJoin(
+          jobAttempts,
+          and(eq(jobAttempts.jobId, trainingJobs.id), eq(jobAttempts.attempt, trainingJobs.attempt)),
+        )
         .limit(1);
       return row;
     },
 
-    /** One page of the jobs of the caller's projects, newest first, and their number. */
-    async list(
-      principal: Principal,
-      filter: {
-        projectId?: number;
-        status?: (typeof trainingJobs.$inferSelect)["status"];
-        skip: number;
-        limit: number;
-      },
-    ) {
+    /** One page of the jobs of the caller's projects and the number of all that fit the filter. */
+    async list(principal: Principal, filter: JobFilter) {
       const caller = me(db, principal);
+      const { projectId, status, framework, tag, text } = filter;
       const matching = and(
         eq(projectMembers.userId, principal.userId),
-        filter.projectId === undefined ? undefined : eq(projectMembers.projectId, filter.projectId),
-        filter.status === undefined ? undefined : eq(trainingJobs.status, filter.status),
+        projectId === undefined ? undefined : eq(projectMembers.projectId, projectId),
+        status === undefined ? undefined : eq(trainingJobs.status, status),
+        framework === undefined ? undefined : eq(trainingJobs.framework, framework),
+        tag === undefined
+          ? undefined
+          : sql`exists (select 1 from json_each(${trainingJobs.tags}) where json_each.value = ${tag})`,
+        // No pattern is made of what was sent: D1 refuses long ones, and `%` would mean something.
+        text === undefined
+          ? undefined
+          : sql`instr(lower(coalesce(${trainingJobs.experimentName}, '') || char(10) || ${trainingJobs.modelName}
+              || char(10) || coalesce(${trainingJobs.notes}, '')), lower(${text})) > 0`,
       );
       const page = db
         .select({ id: trainingJobs.id })
         .from(projectMembers)
         .innerJoin(trainingJobs, eq(trainingJobs.projectId, projectMembers.projectId))
-        .where(matching)
-        .orderBy(desc(trainingJobs.createdAt), desc(trainingJobs.id))
+        .where(and(matching, filter.after === null ? undefined : isAfter(filter.sort, filter.after)))
+        .orderBy(...orderOf(filter.sort))
         .limit(filter.limit)
         .offset(filter.skip);
       return db
         .with(caller)
         .select({
           job: trainingJobs,
-          projectName: projects.name,
+          ...besides,
           total: sql<number>`(select count(*) from ${projectMembers} inner join ${trainingJobs}
             on ${trainingJobs.projectId} = ${projectMembers.projectId} where ${matching})`,
         })
         .from(caller)
         .leftJoin(trainingJobs, inArray(trainingJobs.id, page))
         .leftJoin(projects, eq(projects.id, trainingJobs.projectId))
-        .orderBy(desc(trainingJobs.createdAt), desc(trainingJobs.id));
+        .leftJoin(runners, eq(runners.id, trainingJobs.runnerId))
+        .leftJoin(
+          jobAttempts,
+          and(eq(jobAttempts.jobId, trainingJobs.id), eq(jobAttempts.attempt, trainingJobs.attempt)),
+        )
+        .orderBy(...orderOf(filter.sort));
     },
 
-    /** The newest `limit` points before a position, newest first. */
-    async metrics(principal: Principal, jobId: number, options: { limit: number; before: MetricPosition | null }) {
+    /** Changes the labels of a job; whatever its object decides stands in other columns. */
+    async update(jobId: number, changes: Partial<Pick<JobRow, "experimentName" | "tags" | "notes">>): Promise<void> {
+      if (Object.values(changes).every((value) => value === undefined)) return;
+      await db.update(trainingJobs).set(changes).where(eq(trainingJobs.id, jobId));
+    },
+
+    /** One page of points: newest first before a position, oldest first after one. */
+    async metrics(principal: Principal, jobId: number, { limit, before, after }: MetricPage) {
       const caller = me(db, principal);
-      const { before } = options;
+      const at = sql`(${trainingMetrics.epoch}, ${trainingMetrics.step})`;
+      const direction = after === null ? desc : asc;
       return db
         .with(caller)
         .select({ role: projectMembers.role, point: trainingMetrics })
@@ -145,64 +235,152 @@ export function createJobRepository(db: Db) {
           trainingMetrics,
           and(
             eq(trainingMetrics.jobId, trainingJobs.id),
-            sql`${projectMembers.role} is not null`,
+            isMember,
             notSuperseded,
-            before === null
-              ? undefined
-              : sql`(${trainingMetrics.epoch}, ${trainingMetrics.step}) < (${before.epoch}, ${before.step})`,
+            before === null ? undefined : sql`${at} < (${before.epoch}, ${before.step})`,
+            after === null ? undefined : sql`${at} > (${after.epoch}, ${after.step})`,
           ),
         )
-        .orderBy(desc(trainingMetrics.epoch), desc(trainingMetrics.step))
-        .limit(options.limit);
+        .orderBy(direction(trainingMetrics.epoch), direction(trainingMetrics.step))
+        .limit(limit);
     },
 
-    /** The newest chunks, oldest first, that hold the newest `limit` lines before a line number. */
+    /**
+     * A curve in at most `maxPoints` points, oldest first: the first and the last one, and of each of equally many neighbours
+     * the one with the lowest and the one with the highest value of the series.
+     */
+    async curve(principal: Principal, jobId: number, maxPoints: number, series: string) {
+      const caller = me(db, principal);
+      const buckets = Math.max(1, Math.floor((maxPoints - 2) / 2));
+      const kept = sql`(with points as (
+          select ${trainingMetrics.epoch} as epoch, ${trainingMetrics.step} as step, ${trainingMetrics.attempt} as attempt,
+            ${seriesOf(series)} as v from ${trainingMetrics} where ${eq(trainingMetrics.jobId, jobId)} and ${notSuperseded}),
+        numbered as (select *, row_number() over by_time as n, count(*) over () as total,
+          ntile(${buckets}) over by_time as bucket from points window by_time as (order by epoch, step)),
+        ranked as (select *, row_number() over (partition by bucket order by v is null, v, n) as low,
+          row_number() over (partition by bucket order by v is null, v desc, n) as high from numbered)
+        select epoch, step, attempt from ranked
+        where total <= ${maxPoints} or n = 1 or n = total or low = 1 or high = 1)`;
+      return db
+        .with(caller)
+        .select({ role: projectMembers.role, point: trainingMetrics })
+        .from(caller)
+        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
+        .leftJoin(projectMembers, membership(principal))
+        .leftJoin(
+          trainingMetrics,
+          and(
+            eq(trainingMetrics.jobId, trainingJobs.id),
+            isMember,
+            sql`(${trainingMetrics.epoch}, ${trainingMetrics.step}, ${trainingMetrics.attempt}) in ${kept}`,
+          ),
+        )
+        .orderBy(asc(trainingMetrics.epoch), asc(trainingMetrics.step));
+    },
+
+    /** The chunks, oldest first, that hold the newest `limit` lines before a line number, or the first ones after one. */
     async logChunks(
       principal: Principal,
       jobId: number,
-      options: { limit: number; stream?: "stdout" | "stderr"; beforeLine: number | null },
+      options: {
+        limit: number;
+        stream?: "stdout" | "stderr";
+        beforeLine: number | null;
+        afterLine: number | null;
+      },
     ) {
       const caller = me(db, principal);
-      const matching = and(
+      const { afterLine } = options;
+      const ofStream = and(
         eq(logChunks.jobId, jobId),
         options.stream === undefined ? undefined : eq(logChunks.stream, options.stream),
-        options.beforeLine === null ? undefined : lt(logChunks.firstLine, options.beforeLine),
       );
+      const matching = and(
+        ofStream,
+        options.beforeLine === null ? undefined : lt(logChunks.firstLine, options.beforeLine),
+        // The chunk that the line itself is in may go on behind it.
+        afterLine === null
+          ? undefined
+          : sql`${logChunks.firstLine} >= coalesce((select max(first_line) from ${logChunks}
+              where ${and(ofStream, sql`${logChunks.firstLine} <= ${afterLine}`)}), 0)`,
+      );
+      const inOrder = afterLine === null ? desc(logChunks.firstLine) : asc(logChunks.firstLine);
       // Each chunk has a line at least, so as many chunks as lines are enough; their texts are not read here.
-      const newest = db
+      const nearest = db
         .select({ firstLine: logChunks.firstLine, lineCount: logChunks.lineCount })
         .from(logChunks)
         .where(matching)
-        .orderBy(desc(logChunks.firstLine))
-        .limit(options.limit)
-        .as("newest");
+        .orderBy(inOrder)
+        .limit(options.limit + (afterLine === null ? 0 : 1))
+        .as("nearest");
+      const along = afterLine === null ? sql`${nearest.firstLine} desc` : sql`${nearest.firstLine} asc`;
+      // A position may lie inside a chunk: only the lines on its far side count.
+      const lineEnd = sql`${nearest.firstLine} + ${nearest.lineCount}`;
+      const end = options.beforeLine === null ? lineEnd : sql`min(${lineEnd}, ${options.beforeLine})`;
+      const begin = afterLine === null ? nearest.firstLine : sql`max(${nearest.firstLine}, ${afterLine + 1})`;
+      const visible = sql`max(0, ${end} - ${begin})`;
       const counted = db
         .select({
-          firstLine: newest.firstLine,
-          linesAfter:
-            sql<number>`sum(${newest.lineCount}) over (order by ${newest.firstLine} desc) - ${newest.lineCount}`.as(
-              "lines_after",
-            ),
+          firstLine: nearest.firstLine,
+          linesBetween: sql<number>`sum(${visible}) over (order by ${along}) - ${visible}`.as("lines_between"),
         })
-        .from(newest)
+        .from(nearest)
         .as("counted");
-      const oldest = db
-        .select({ firstLine: sql<number>`min(${counted.firstLine})` })
+      const wanted = db
+        .select({ firstLine: counted.firstLine })
         .from(counted)
-        .where(lt(counted.linesAfter, options.limit));
+        .where(lt(counted.linesBetween, options.limit));
       return db
         .with(caller)
         .select({ role: projectMembers.role, chunk: logChunks })
         .from(caller)
         .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
         .leftJoin(projectMembers, membership(principal))
-        .leftJoin(
-          logChunks,
-          and(matching, sql`${projectMembers.role} is not null`, sql`${logChunks.firstLine} >= (${oldest})`),
-        )
+        .leftJoin(logChunks, and(ofStream, isMember, inArray(logChunks.firstLine, wanted)))
         .orderBy(asc(logChunks.firstLine));
+    },
+
+    /** One page of the checkpoints and exported models of a job, newest first, and their number. */
+    async checkpoints(principal: Principal, jobId: number, window: { skip: number; limit: number }) {
+      const caller = me(db, principal);
+      const ofJob = and(eq(artifacts.jobId, jobId), inArray(artifacts.kind, ["checkpoint", "model"]));
+      const page = db
+        .select({ id: artifacts.id })
+        .from(artifacts)
+        .where(ofJob)
+        .orderBy(desc(artifacts.createdAt), desc(artifacts.id))
+        .limit(window.limit)
+        .offset(window.skip);
+      return db
+        .with(caller)
+        .select({ role: projectMembers.role, artifact: artifacts, total: db.$count(artifacts, ofJob) })
+        .from(caller)
+        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
+        .leftJoin(projectMembers, membership(principal))
+        .leftJoin(artifacts, and(inArray(artifacts.id, page), isMember))
+        .orderBy(desc(artifacts.createdAt), desc(artifacts.id));
+    },
+
+    /** A checkpoint of this job: an artifact of another job is none. */
+    async checkpoint(principal: Principal, jobId: number, artifactId: string) {
+      const caller = me(db, principal);
+      const [row] = await db
+        .with(caller)
+        .select({ role: projectMembers.role, artifact: artifacts })
+        .from(caller)
+        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
+        .leftJoin(projectMembers, membership(principal))
+        .leftJoin(
+          artifacts,
+          and(
+            eq(artifacts.id, artifactId),
+            eq(artifacts.jobId, trainingJobs.id),
+            inArray(artifacts.kind, ["checkpoint", "model"]),
+            isMember,
+          ),
+        )
+        .limit(1);
+      return row;
     },
   };
 }
-
-export type MetricPosition = { epoch: number; step: number };

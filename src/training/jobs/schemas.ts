@@ -15,20 +15,35 @@ export const JobStatusSchema = z
   .enum(["pending", "queued", "running", "completed", "failed", "stopped"])
   .openapi("JobStatus");
 
+const configFields = {
+  framework: plainText({ min: 1, max: 50 }),
+  model_name: plainText({ min: 1, max: 200 }),
+  task_type: TaskTypeInput,
+  dataset_id: plainText({ min: 1, max: 100 }),
+  dataset_format: z.enum(["dice", "yolo", "imagefolder", "coco"]),
+  num_classes: z.number().int().min(2).max(100_000).nullable(),
+  epochs: z.number().int().min(1).max(1_000),
+  batch_size: z.number().int().min(1).max(512),
+  learning_rate: z.number().gt(0).lt(1),
+  primary_metric: plainText({ min: 1, max: 200 }),
+  primary_metric_mode: z.enum(["max", "min"]),
+  advanced_config: z.record(z.string(), z.unknown()).nullable(),
+};
+
 export const JobConfigSchema = z
   .strictObject({
-    framework: z.string().min(1).max(50).default("timm"),
-    model_name: z.string().min(1).max(200),
-    task_type: TaskTypeInput,
-    dataset_id: z.string().min(1).max(100),
-    dataset_format: z.enum(["dice", "yolo", "imagefolder", "coco"]).optional(),
-    num_classes: z.number().int().min(2).max(100_000).nullish(),
-    epochs: z.number().int().min(1).max(1_000).default(50),
-    batch_size: z.number().int().min(1).max(512).default(32),
-    learning_rate: z.number().gt(0).lt(1).default(0.001),
-    primary_metric: z.string().min(1).max(200).optional(),
-    primary_metric_mode: z.enum(["max", "min"]).optional(),
-    advanced_config: z.record(z.string(), z.unknown()).nullish(),
+    ...configFields,
+    framework: configFields.framework.default("timm"),
+    dataset_format: configFields.dataset_format.optional().openapi({
+      description: "Accepted for the contract's sake: a dataset knows its own format",
+    }),
+    num_classes: configFields.num_classes.optional(),
+    epochs: configFields.epochs.default(50),
+    batch_size: configFields.batch_size.default(32),
+    learning_rate: configFields.learning_rate.default(0.001),
+    primary_metric: configFields.primary_metric.optional(),
+    primary_metric_mode: configFields.primary_metric_mode.optional(),
+    advanced_config: configFields.advanced_config.optional(),
   })
   .openapi("JobConfig");
 
@@ -64,6 +79,27 @@ export const CreateJobSchema = z
       },
     },
   });
+
+/** What may be changed of a job at any time; a name that is not known is refused rather than ignored. */
+export const UpdateJobSchema = z
+  .strictObject({
+    experiment_name: plainText({ max: 200 }).nullish(),
+    tags: tags.optional(),
+    notes: plainText({ max: 10_000 }).nullish(),
+  })
+  .openapi("UpdateJob", { example: { experiment_name: "ResNet-50, longer", tags: ["baseline"], notes: null } });
+
+/** What a clone has of its own; everything else is the original's. */
+export const CloneJobSchema = z
+  .strictObject({
+    project_id: z.number().int().positive().optional(),
+    session_id: z.number().int().nullish(),
+    experiment_name: plainText({ max: 200 }).nullish(),
+    tags: tags.optional(),
+    notes: plainText({ max: 10_000 }).nullish(),
+    config: z.strictObject(configFields).partial().optional(),
+  })
+  .openapi("CloneJob", { example: { experiment_name: "ResNet-50, 100 epochs", config: { epochs: 100 } } });
 
 const identity = {
   id: z.number().int(),
@@ -118,6 +154,12 @@ export const JobSchema = z
     message: z.string().nullable(),
     attempt: z.number().int(),
     runner_id: z.string().nullable(),
+    runner: z.object({ id: z.string(), name: z.string() }).nullable(),
+    estimated_seconds_left: z
+      .number()
+      .int()
+      .nullable()
+      .openapi({ description: "At the pace of this attempt so far; null while it has none" }),
     best: z.object({ value: z.number(), epoch: z.number().int() }).nullable(),
     data_complete: z.boolean().nullable(),
     log_truncated: z.boolean(),
@@ -128,10 +170,11 @@ export const JobSchema = z
 
 export const JobListSchema = z
   .object({
-    jobs: z.array(JobSchema.omit({ queue: true, advanced_config: true })),
+    jobs: z.array(JobSchema.omit({ queue: true, advanced_config: true }).openapi("JobSummary")),
     total: z.number().int(),
     skip: z.number().int(),
     limit: z.number().int(),
+    next_cursor: z.string().nullable().openapi({ description: "Give it as `cursor` for the page after this one" }),
   })
   .openapi("JobList");
 
@@ -201,3 +244,43 @@ export const LogLineSchema = z
       created_at: "2025-11-06T12:05:00Z",
     },
   });
+
+export const CheckpointSchema = z
+  .object({
+    artifact_id: z.string(),
+    checkpoint_path: z.string().openapi({ description: "What `start` and `test-inference` take" }),
+    kind: z.enum(["checkpoint", "model"]).openapi({ description: "A `model` is exported for inference" }),
+    name: z.string(),
+    role: z.enum(["best", "last"]).nullable(),
+    epoch: z.number().int().nullable(),
+    attempt: z.number().int(),
+    size_bytes: z.number().int(),
+    sha256: z.string(),
+    usable: z.boolean().openapi({ description: "False once its bytes were found not to fit its hash" }),
+    created_at: time,
+  })
+  .openapi("Checkpoint", {
+    example: {
+      artifact_id: "0f8fad5b-d9cb-469f-a165-70867728950e",
+      checkpoint_path: "jobs/5/1/0f8fad5b-d9cb-469f-a165-70867728950e",
+      kind: "checkpoint",
+      name: "best.pt",
+      role: "best",
+      epoch: 10,
+      attempt: 1,
+      size_bytes: 102400000,
+      sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+      usable: true,
+      created_at: "2025-11-06T12:15:00Z",
+    },
+  });
+
+export const CheckpointListSchema = z
+  .object({
+    job_id: z.number().int(),
+    checkpoints: z.array(CheckpointSchema),
+    total: z.number().int(),
+    skip: z.number().int(),
+    limit: z.number().int(),
+  })
+  .openapi("CheckpointList");

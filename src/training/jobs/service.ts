@@ -1,7 +1,8 @@
 import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
 import type { Config } from "../../config.ts";
-import type { trainingJobs } from "../../db/schema/index.ts";
+import type { artifacts, trainingMetrics } from "../../db/schema/index.ts";
+import type { Content } from "../../http/content.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
 import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
 import { keys } from "../../storage/keys.ts";
@@ -9,14 +10,16 @@ import { validateAdvancedConfig } from "../config/validate.ts";
 import { findModel } from "../models/catalogue.ts";
 import type { TaskType } from "../models/schemas.ts";
 import type { RunnerPool } from "../runners/pool.ts";
+import { secondsLeft } from "./estimate.ts";
+import { assertSameRequest, type IdempotencyKey } from "./idempotency.ts";
+import { type JobPosition, positionOf } from "./list-order.ts";
 import type { ResumeChoice } from "./machine.ts";
 import { POOL_NAME, type TrainingJob } from "./object.ts";
-import type { JobRepository, MetricPosition } from "./repository.ts";
+import { type JobRemoval, LIVE_STATUSES } from "./removal.ts";
+import type { JobFilter, JobRepository, JobRow, MetricPage, MetricPosition } from "./repository.ts";
 import { specOf } from "./spec.ts";
 
 export type JobService = ReturnType<typeof createJobService>;
-
-type JobRow = typeof trainingJobs.$inferSelect;
 
 type CreateInput = {
   session_id?: number | null;
@@ -58,7 +61,29 @@ const numberAt = (config: Record<string, unknown>, section: string, key: string)
   return typeof value === "number" ? value : undefined;
 };
 
-const identityOf = (job: JobRow) => ({
+type Identity = Omit<
+  JobRow,
+  | "createdBy"
+  | "classNames"
+  | "imageSize"
+  | "advancedConfig"
+  | "phase"
+  | "reason"
+  | "message"
+  | "attempt"
+  | "runnerId"
+  | "currentEpoch"
+  | "totalEpochs"
+  | "mlflowRunId"
+  | "bestValue"
+  | "bestEpoch"
+  | "dataComplete"
+  | "logTruncated"
+  | "updatedAt"
+  | "rev"
+>;
+
+const identityOf = (job: Identity) => ({
   id: job.id,
   session_id: job.sessionId,
   project_id: job.projectId,
@@ -84,9 +109,32 @@ const identityOf = (job: JobRow) => ({
   completed_at: isoSecondsOrNull(job.completedAt),
 });
 
-const progressOf = (job: JobRow) => {
+type Besides = {
+  projectName: string | null;
+  runnerName: string | null;
+  attemptStartedAt: number | null;
+  resumeEpoch: number | null;
+};
+
+const progressOf = (job: JobRow, besides: Besides, now: number) => {
   const totalEpochs = job.totalEpochs ?? job.epochs;
+  const { attemptStartedAt, resumeEpoch, runnerName } = besides;
   return {
+    project_name: besides.projectName ?? "",
+    runner: job.runnerId === null || runnerName === null ? null : { id: job.runnerId, name: runnerName },
+    estimated_seconds_left:
+      job.status !== "running" || attemptStartedAt === null
+        ? null
+        : secondsLeft(
+            {
+              attemptStartedAtMs: attemptStartedAt,
+              resumeEpoch: resumeEpoch ?? 0,
+              currentEpoch: job.currentEpoch,
+              totalEpochs,
+              lastNewsAtMs: job.updatedAt,
+            },
+            now,
+          ),
     current_epoch: job.currentEpoch,
     total_epochs: totalEpochs,
     progress_percent:
@@ -104,6 +152,37 @@ const progressOf = (job: JobRow) => {
   };
 };
 
+const toPoint = (point: typeof trainingMetrics.$inferSelect) => ({
+  id: point.id,
+  job_id: point.jobId,
+  epoch: point.epoch,
+  step: point.step,
+  attempt: point.attempt,
+  loss: point.loss,
+  accuracy: point.accuracy,
+  learning_rate: point.learningRate,
+  extra_metrics: point.extraMetrics,
+  ...(point.nonFinite === null ? {} : { non_finite: point.nonFinite }),
+  created_at: isoSeconds(point.createdAt),
+});
+
+const toCheckpoint = (artifact: typeof artifacts.$inferSelect) => ({
+  artifact_id: artifact.id,
+  checkpoint_path: artifact.storageKey,
+  kind: artifact.kind === "model" ? ("model" as const) : ("checkpoint" as const),
+  name: artifact.name,
+  role: artifact.role,
+  epoch: artifact.epoch,
+  attempt: artifact.attempt,
+  size_bytes: artifact.sizeBytes,
+  sha256: artifact.sha256,
+  usable: artifact.usable,
+  created_at: isoSeconds(artifact.createdAt),
+});
+
+/** What a clone takes over, and what it has of its own. */
+export type CloneInput = Partial<Omit<CreateInput, "config">> & { config?: Partial<CreateInput["config"]> };
+
 /** Splits a chunk into its lines with their numbers in the job; a last line without an end counts. */
 const linesOf = (chunk: { text: string; firstLine: number }) =>
   (chunk.text.endsWith("\n") ? chunk.text.slice(0, -1) : chunk.text)
@@ -114,23 +193,54 @@ export function createJobService(deps: {
   jobs: JobRepository;
   objects: DurableObjectNamespace<TrainingJob>;
   pools: DurableObjectNamespace<RunnerPool>;
+  removal: JobRemoval;
+  bucket: R2Bucket;
   config: Config;
   now: () => number;
 }) {
-  const { jobs, objects, pools, now } = deps;
+  const { jobs, objects, pools, removal, bucket, now } = deps;
 
   /** The job for a caller who may read it. @throws UNAUTHORIZED · JOB_NOT_FOUND, the same for an unknown and a foreign one */
   async function readable(principal: Principal, jobId: number) {
     const found = await jobs.find(principal, jobId);
     if (found === undefined) throw unauthorized();
     if (found.job === null || found.role === null) throw notFound();
-    return { job: found.job, role: found.role, projectName: found.projectName ?? "" };
+    return { ...found, job: found.job, role: found.role };
   }
 
   async function writable(principal: Principal, jobId: number) {
     const found = await readable(principal, jobId);
     if (found.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot run its jobs");
     return found;
+  }
+
+  const toCreated = (job: Parameters<typeof identityOf>[0] & { advancedConfig: JobRow["advancedConfig"] }) => ({
+    ...identityOf(job),
+    advanced_config: job.advancedConfig,
+  });
+
+  async function toDetail(found: { job: JobRow } & Besides) {
+    const { job } = found;
+    return {
+      ...identityOf(job),
+      advanced_config: job.advancedConfig,
+      ...progressOf(job, found, now()),
+      queue: job.status === "queued" ? await pools.getByName(POOL_NAME).position(job.id) : null,
+    };
+  }
+
+  /**
+   * The job that this request has made before, null when it comes for the first time.
+   * @throws UNAUTHORIZED · VALIDATION_ERROR when the key was used for something else · JOB_NOT_FOUND when it was deleted since
+   */
+  async function repeated(principal: Principal, key: IdempotencyKey) {
+    const known = await jobs.madeBy(principal, key.key, now());
+    if (known === undefined) throw unauthorized();
+    const { requestHash, job } = known;
+    if (requestHash === null) return null;
+    assertSameRequest({ requestHash }, key);
+    if (job === null) throw notFound();
+    return toCreated(job);
   }
 
   return {
@@ -140,7 +250,9 @@ export function createJobService(deps: {
      * Stores a job after checking project, dataset, model and settings together.
      * @throws PROJECT_NOT_FOUND · DATASET_NOT_FOUND · FORBIDDEN · VALIDATION_ERROR with the dotted field
      */
-    async create(principal: Principal, input: CreateInput) {
+    async create(principal: Principal, input: CreateInput, key: IdempotencyKey | null = null) {
+      const again = key === null ? null : await repeated(principal, key);
+      if (again) return again;
       const { config } = input;
       const model = findModel(config.framework, config.model_name);
       if (model === undefined || !model.trainable) {
@@ -174,7 +286,7 @@ export function createJobService(deps: {
 
       const primary = PRIMARY_METRIC[config.task_type];
       const at = now();
-      const job = await jobs.create({
+      const values = {
         projectId: facts.projectId,
         createdBy: facts.userId,
         sessionId: input.session_id ?? null,
@@ -198,39 +310,106 @@ export function createJobService(deps: {
         primaryMetricMode: config.primary_metric_mode ?? (config.primary_metric === undefined ? primary.mode : "max"),
         createdAt: at,
         updatedAt: at,
-        status: "pending",
+        status: "pending" as const,
         phase: "pending",
         totalEpochs: config.epochs,
-      });
-      if (job === undefined) throw new AppError("INTERNAL_ERROR", "Internal server error");
-      return { ...identityOf(job), advanced_config: job.advancedConfig };
+      };
+      try {
+        const id = await jobs.create(values, key);
+        return toCreated({ ...values, id, startedAt: null, completedAt: null });
+      } catch (thrown) {
+        // The same request came twice at once, and the other one was faster.
+        const first = key === null ? null : await repeated(principal, key);
+        if (first) return first;
+        throw thrown;
+      }
+    },
+
+    /**
+     * Makes a pending job with the settings of another one, changed where `input` says so; the settings are checked anew.
+     * @throws as `create`, and JOB_NOT_FOUND
+     */
+    async clone(principal: Principal, jobId: number, input: CloneInput, key: IdempotencyKey | null) {
+      const { job } = await readable(principal, jobId);
+      return this.create(
+        principal,
+        {
+          session_id: input.session_id === undefined ? job.sessionId : input.session_id,
+          project_id: input.project_id ?? job.projectId,
+          experiment_name: input.experiment_name === undefined ? job.experimentName : input.experiment_name,
+          tags: input.tags ?? job.tags,
+          notes: input.notes === undefined ? job.notes : input.notes,
+          config: {
+            framework: job.framework,
+            model_name: job.modelName,
+            task_type: job.taskType,
+            dataset_id: job.datasetId,
+            num_classes: job.numClasses,
+            epochs: job.epochs,
+            batch_size: job.batchSize,
+            learning_rate: job.learningRate,
+            primary_metric: job.primaryMetric,
+            primary_metric_mode: job.primaryMetricMode,
+            advanced_config: job.advancedConfig,
+            // A rate that is given here is meant, so the one in the settings does not win over it.
+            ...(input.config?.learning_rate === undefined || input.config.advanced_config
+              ? {}
+              : { advanced_config: withoutRate(job.advancedConfig) }),
+            ...input.config,
+          },
+        },
+        key,
+      );
+    },
+
+    /** Changes name, tags and notes. @throws FORBIDDEN for viewers */
+    async update(
+      principal: Principal,
+      jobId: number,
+      input: { experiment_name?: string | null; tags?: string[]; notes?: string | null },
+    ) {
+      const found = await writable(principal, jobId);
+      const changes = { experimentName: input.experiment_name, tags: input.tags, notes: input.notes };
+      await jobs.update(jobId, changes);
+      const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));
+      return toDetail({ ...found, job: { ...found.job, ...given } });
+    },
+
+    /**
+     * Deletes a job with its metrics, logs, results and files. Its maker and the owner of its project may.
+     * @throws INVALID_STATUS while it is live · FORBIDDEN
+     */
+    async remove(principal: Principal, jobId: number, requestId: string): Promise<void> {
+      const { job, role, userId } = await writable(principal, jobId);
+      if (role !== "owner" && job.createdBy !== userId) {
+        throw new AppError("FORBIDDEN", "Only who made a job, or the owner of its project, deletes it");
+      }
+      if (LIVE_STATUSES.some((status) => status === job.status)) {
+        throw new AppError("INVALID_STATUS", `A job that is ${job.status} cannot be deleted; stop it first`);
+      }
+      await removal.remove(jobId, { userId, requestId });
     },
 
     async detail(principal: Principal, jobId: number) {
-      const { job, projectName } = await readable(principal, jobId);
-      const queue = job.status === "queued" ? await pools.getByName(POOL_NAME).position(jobId) : null;
-      return {
-        ...identityOf(job),
-        project_name: projectName,
-        advanced_config: job.advancedConfig,
-        ...progressOf(job),
-        queue,
-      };
+      return toDetail(await readable(principal, jobId));
     },
 
-    async list(
-      principal: Principal,
-      filter: { project_id?: number; status?: JobRow["status"]; skip: number; limit: number },
-    ) {
-      const rows = await jobs.list(principal, { ...filter, projectId: filter.project_id });
+    /** One page and the position at which the next one begins, null behind the last. */
+    async list(principal: Principal, filter: JobFilter) {
+      const rows = await jobs.list(principal, filter);
       if (rows.length === 0) throw unauthorized();
+      const found = rows.flatMap(({ job, ...besides }) => (job === null ? [] : [{ job, besides }]));
+      const last = found.at(-1)?.job;
+      const next: JobPosition | null = found.length === filter.limit && last ? positionOf(filter.sort, last) : null;
+      const at = now();
       return {
-        jobs: rows.flatMap(({ job, projectName }) =>
-          job === null ? [] : [{ ...identityOf(job), project_name: projectName ?? "", ...progressOf(job) }],
-        ),
-        total: rows[0]?.total ?? 0,
-        skip: filter.skip,
-        limit: filter.limit,
+        next,
+        page: {
+          jobs: found.map(({ job, besides }) => ({ ...identityOf(job), ...progressOf(job, besides, at) })),
+          total: rows[0]?.total ?? 0,
+          skip: filter.skip,
+          limit: filter.limit,
+        },
       };
     },
 
@@ -252,48 +431,56 @@ export function createJobService(deps: {
       return { job_id: jobId, status: "stopped" as const, message: "Training job stopped successfully" };
     },
 
-    /** The newest points in ascending order, and the cursor of the page before them. */
-    async metrics(principal: Principal, jobId: number, options: { limit: number; before: MetricPosition | null }) {
-      const rows = await jobs.metrics(principal, jobId, options);
+    /** One page of points in ascending order, and the positions of the pages around it. */
+    async metrics(principal: Principal, jobId: number, page: MetricPage) {
+      const rows = await jobs.metrics(principal, jobId, page);
       if (rows.length === 0) throw unauthorized();
       if (rows[0]?.role === null) throw notFound();
-      const points = rows.flatMap(({ point }) => (point === null ? [] : [point])).reverse();
+      const points = rows.flatMap(({ point }) => (point === null ? [] : [point]));
+      if (page.after === null) points.reverse();
+      const isFull = points.length === page.limit;
+      const [first, last] = [points[0], points.at(-1)];
       return {
-        older: points.length === options.limit ? (points[0] ?? null) : null,
-        body: points.map((point) => ({
-          id: point.id,
-          job_id: point.jobId,
-          epoch: point.epoch,
-          step: point.step,
-          attempt: point.attempt,
-          loss: point.loss,
-          accuracy: point.accuracy,
-          learning_rate: point.learningRate,
-          extra_metrics: point.extraMetrics,
-          ...(point.nonFinite === null ? {} : { non_finite: point.nonFinite }),
-          created_at: isoSeconds(point.createdAt),
-        })),
+        older: first && (page.after !== null || isFull) ? positionOfPoint(first) : null,
+        // There may be more at any time: a caller that polls goes on from here.
+        newer: last ? positionOfPoint(last) : page.after,
+        body: points.map(toPoint),
       };
     },
 
-    /** The newest lines in ascending order, and the number of the first of them when there are older ones. */
+    /** The curve of a series in at most `maxPoints` points. */
+    async curve(principal: Principal, jobId: number, maxPoints: number, series: string) {
+      const rows = await jobs.curve(principal, jobId, maxPoints, series);
+      if (rows.length === 0) throw unauthorized();
+      if (rows[0]?.role === null) throw notFound();
+      return rows.flatMap(({ point }) => (point === null ? [] : [toPoint(point)]));
+    },
+
+    /** One page of lines in ascending order, and the numbers of the lines at which the pages around it end and begin. */
     async logs(
       principal: Principal,
       jobId: number,
-      options: { limit: number; stream?: "stdout" | "stderr"; beforeLine: number | null },
+      options: {
+        limit: number;
+        stream?: "stdout" | "stderr";
+        beforeLine: number | null;
+        afterLine: number | null;
+      },
     ) {
       const rows = await jobs.logChunks(principal, jobId, options);
       if (rows.length === 0) throw unauthorized();
       if (rows[0]?.role === null) throw notFound();
+      const { limit, beforeLine, afterLine } = options;
       const lines = rows
         .flatMap(({ chunk }) => (chunk === null ? [] : [chunk]))
         .flatMap((chunk) => linesOf(chunk).map((line) => ({ ...line, chunk })))
-        .filter((line) => options.beforeLine === null || line.id < options.beforeLine);
-      const newest = lines.slice(-options.limit);
-      const first = newest[0]?.id ?? 1;
+        .filter(({ id }) => (beforeLine === null || id < beforeLine) && (afterLine === null || id > afterLine));
+      const page = afterLine === null ? lines.slice(-limit) : lines.slice(0, limit);
+      const first = page[0]?.id;
       return {
-        older: lines.length > newest.length || (newest.length === options.limit && first > 1) ? first : null,
-        body: newest.map(({ id, message, chunk }) => ({
+        older: first !== undefined && first > 1 && (afterLine !== null || page.length === limit) ? first : null,
+        newer: page.at(-1)?.id ?? afterLine,
+        body: page.map(({ id, message, chunk }) => ({
           id,
           job_id: jobId,
           log_type: chunk.stream,
@@ -303,7 +490,50 @@ export function createJobService(deps: {
         })),
       };
     },
+
+    async checkpoints(principal: Principal, jobId: number, window: { skip: number; limit: number }) {
+      const rows = await jobs.checkpoints(principal, jobId, window);
+      if (rows.length === 0) throw unauthorized();
+      if (rows[0]?.role === null) throw notFound();
+      return {
+        job_id: jobId,
+        checkpoints: rows.flatMap(({ artifact }) => (artifact === null ? [] : [toCheckpoint(artifact)])),
+        total: rows[0]?.total ?? 0,
+        ...window,
+      };
+    },
+
+    /** The bytes of a checkpoint. @throws JOB_NOT_FOUND · CHECKPOINT_NOT_FOUND, also for one of another job */
+    async checkpointContent(principal: Principal, jobId: number, artifactId: string): Promise<Content> {
+      const found = await jobs.checkpoint(principal, jobId, artifactId);
+      if (found === undefined) throw unauthorized();
+      if (found.role === null) throw notFound();
+      const { artifact } = found;
+      const missing = new AppError("CHECKPOINT_NOT_FOUND", "Checkpoint not found");
+      if (artifact === null) throw missing;
+      return {
+        sizeBytes: artifact.sizeBytes,
+        sha256: artifact.sha256,
+        contentType: "application/octet-stream",
+        downloadName: artifact.name,
+        open: async (range) => {
+          const stored = await bucket.get(artifact.storageKey, range ? { range } : {});
+          if (stored === null) throw missing;
+          return stored.body;
+        },
+      };
+    },
   };
+}
+
+const positionOfPoint = ({ epoch, step }: MetricPosition): MetricPosition => ({ epoch, step });
+
+/** The settings without their own learning rate. */
+function withoutRate(config: Record<string, unknown>): Record<string, unknown> {
+  const { optimizer, ...rest } = config;
+  if (typeof optimizer !== "object" || optimizer === null) return config;
+  const { learning_rate: _, ...others } = optimizer as Record<string, unknown>;
+  return { ...rest, optimizer: others };
 }
 
 /**
