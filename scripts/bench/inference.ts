@@ -172,7 +172,7 @@ export async function prepareInference(world: World) {
       // An unknown field at the end of the file: its content hash changes and nothing else.
       const bytes = Buffer.concat([model, Buffer.from([0x92, 0x03, 36]), Buffer.from(id)]);
       const storageKey = `jobs/${jobId}/1/${id}`;
-      await world.server.putObject(storageKey, bytes);
+      await world.server.bucket.put(storageKey, bytes);
       await world.db.insert(artifacts).values({
         id,
         jobId,

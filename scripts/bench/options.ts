@@ -13,7 +13,7 @@ export type BenchOptions = {
   secondsEach: number;
   /** Slices into which that time is cut. */
   rounds: number;
-  /** The run ends after this, with the rounds it has. */
+  /** No slice is begun after this many milliseconds from the start, once there is a round of them. */
   atMostMs: number;
   markdown: boolean;
   list: boolean;
@@ -34,7 +34,7 @@ export function readOptions(argv: string[]): BenchOptions {
     only: names ?? null,
     secondsEach,
     rounds: Math.max(2, Math.round(secondsEach / sliceSeconds)),
-    atMostMs: seconds === undefined ? (quick ? 38_000 : 175_000) : Number.POSITIVE_INFINITY,
+    atMostMs: seconds === undefined ? (quick ? 36_000 : 170_000) : Number.POSITIVE_INFINITY,
     markdown: markdown ?? false,
     list: list ?? false,
   };

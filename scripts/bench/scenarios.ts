@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { z } from "zod";
+import { sampleStrains } from "../../src/breeding/strains/sample.ts";
+import { loadLocalStrains } from "../lib/local-strains.ts";
 import { Connection, expectStatus, type HttpRequest, jsonOf } from "./http.ts";
 import { type InferenceWorld, prepareInference } from "./inference.ts";
 import { baselineName, type Ready, type Scenario } from "./scenario.ts";
@@ -209,20 +211,21 @@ const ingest: Scenario[] = [
   },
   {
     name: "batch",
-    title: `batch of ${BATCH} events on a lease`,
+    title: `batch of ${BATCH} events on a lease, ${BATCH_LANES} jobs`,
     concurrency: BATCH_LANES,
     on: "app",
     unit: { name: "events", perOperation: BATCH },
     target: { atLeastPerSecond: 20_000 },
     prepare: async (world) => {
-      const [lease] = await leases(world, "batch", 1);
-      if (lease === undefined) throw new Error("no lease");
-      let seq = 0;
+      // A runner sends its batches one after the other, so that each connection has a job of its own.
+      const held = (await leases(world, "batch", BATCH_LANES)).map((lease) => ({ ...lease, seq: 0 }));
       return {
-        operation: async (connection) => {
+        operation: async (connection, lane) => {
+          const lease = held[lane];
+          if (lease === undefined) throw new Error("no lease");
           const events = Array.from({ length: BATCH }, () => {
-            seq += 1;
-            return { seq, event: "epoch_complete", data: epochComplete(seq) };
+            lease.seq += 1;
+            return { seq: lease.seq, event: "epoch_complete", data: epochComplete(lease.seq) };
           });
           const answer = await connection.request(callback(bearer(lease.token), { job_id: lease.jobId, events }));
           const { rejected } = AckSchema.parse(jsonOf(answer, 200));
@@ -307,19 +310,16 @@ const runners: Scenario[] = [
   },
 ];
 
-const StrainsSchema = z.object({ data: z.array(z.object({ id: z.string() })) });
-
 const breeding: Scenario[] = [
   {
     name: "prediction",
     title: "prediction of a cross",
-    concurrency: 1,
+    concurrency: 20,
     on: "app",
     prepare: async (world) => {
-      const answer = await world.connect().request({ method: "GET", path: "/api/strains" });
-      if (answer.status === 404) return "the Breeding API is not mounted yet";
-      const [male, female] = StrainsSchema.parse(jsonOf(answer, 200)).data;
-      if (male === undefined || female === undefined) return "no strains are loaded";
+      await loadLocalStrains(world.server.db, world.server.bucket, Date.now());
+      const [female, male] = sampleStrains().filter(({ type }) => type === "both");
+      if (female === undefined || male === undefined) throw new Error("the samples have no pair");
       const body = JSON.stringify({ maleStrainId: male.id, femaleStrainId: female.id });
       return repeat({ method: "POST", path: "/api/predictions", headers: JSON_TYPE, body }, 201);
     },
