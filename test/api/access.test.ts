@@ -204,6 +204,7 @@ const ROUTES: Record<string, Row> = {
   "POST /api/v1/training/jobs/:job_id/start": { send: unstartableJob, statuses: [401, 404, 403, 503, 503] },
   "POST /api/v1/training/stop/:job_id": { send: someJob, statuses: [401, 404, 403, 200, 200] },
   "GET /api/v1/validation/results/:job_id": { send: someJob, statuses: [401, 404, 200, 200, 200] },
+  "GET /api/v1/validation/summary/:job_id": { send: someJob, statuses: [401, 404, 200, 200, 200] },
   "GET /api/v1/validation/images/:validation_result_id": {
     send: async (world) => ({ path: { validation_result_id: (await validated(world)).resultId } }),
     statuses: [401, 404, 200, 200, 200],

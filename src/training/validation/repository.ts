@@ -9,11 +9,23 @@ import {
   validationResults,
 } from "../../db/schema/index.ts";
 
+/** A job has 1,000 epochs at most; plain callbacks may number further. */
+const MAX_SUMMARY = 5_000;
+
 export type ValidationRepository = ReturnType<typeof createValidationRepository>;
 
 /** A result is superseded when a later attempt went on from an epoch before it. */
 const notSuperseded = sql`not exists (select 1 from ${jobAttempts} later where later.job_id = ${validationResults.jobId}
   and later.attempt > ${validationResults.attempt} and later.resume_epoch < ${validationResults.epoch})`;
+
+/** A cell of the confusion matrix is one true and one predicted label, by name or by number. */
+export type ImageFilter = {
+  isCorrect?: boolean;
+  trueLabel?: string;
+  trueLabelId?: number;
+  predictedLabel?: string;
+  predictedLabelId?: number;
+};
 
 export function createValidationRepository(db: Db) {
   const member = (principal: Principal) =>
@@ -36,16 +48,44 @@ export function createValidationRepository(db: Db) {
         .orderBy(asc(validationResults.epoch));
     },
 
-    /** One page of images of a result, reached through its job and project. */
-    async images(
-      principal: Principal,
-      resultId: number,
-      options: { isCorrect?: boolean; skip: number; limit: number },
-    ) {
+    /** The primary metric of each result, oldest first, without the large fields. */
+    async summary(principal: Principal, jobId: number) {
       const caller = me(db, principal);
+      return db
+        .with(caller)
+        .select({
+          role: projectMembers.role,
+          metric: trainingJobs.primaryMetric,
+          mode: trainingJobs.primaryMetricMode,
+          id: validationResults.id,
+          epoch: validationResults.epoch,
+          attempt: validationResults.attempt,
+          value: validationResults.primaryMetricValue,
+          loss: validationResults.overallLoss,
+          checkpointPath: validationResults.checkpointPath,
+        })
+        .from(caller)
+        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
+        .leftJoin(projectMembers, member(principal))
+        .leftJoin(
+          validationResults,
+          and(eq(validationResults.jobId, trainingJobs.id), sql`${projectMembers.role} is not null`, notSuperseded),
+        )
+        .orderBy(asc(validationResults.epoch))
+        .limit(MAX_SUMMARY);
+    },
+
+    /** One page of images of a result, reached through its job and project. */
+    async images(principal: Principal, resultId: number, options: ImageFilter & { skip: number; limit: number }) {
+      const caller = me(db, principal);
+      const { isCorrect, trueLabel, trueLabelId, predictedLabel, predictedLabelId } = options;
       const matching = and(
         eq(validationImages.resultId, resultId),
-        options.isCorrect === undefined ? undefined : eq(validationImages.isCorrect, options.isCorrect),
+        isCorrect === undefined ? undefined : eq(validationImages.isCorrect, isCorrect),
+        trueLabel === undefined ? undefined : eq(validationImages.trueLabel, trueLabel),
+        trueLabelId === undefined ? undefined : eq(validationImages.trueLabelId, trueLabelId),
+        predictedLabel === undefined ? undefined : eq(validationImages.predictedLabel, predictedLabel),
+        predictedLabelId === undefined ? undefined : eq(validationImages.predictedLabelId, predictedLabelId),
       );
       const page = db
         .select({ id: validationImages.id })

@@ -1,6 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { boolQuery, createRouter, idParam, intQuery, jsonContent, problems } from "../../http/create-api.ts";
-import { ValidationImagesSchema, ValidationResultsSchema } from "./schemas.ts";
+import { ValidationImagesSchema, ValidationResultsSchema, ValidationSummarySchema } from "./schemas.ts";
 
 const tags = ["Validation"];
 const security = [{ bearer: [] }];
@@ -16,6 +16,25 @@ const results = createRoute({
   responses: { 200: jsonContent(ValidationResultsSchema, "Results"), ...problems(401, 404, 422) },
 });
 
+const summary = createRoute({
+  method: "get",
+  path: "/validation/summary/{job_id}",
+  operationId: "getValidationSummary",
+  tags,
+  summary: "The primary metric over the epochs, and its best value",
+  security,
+  request: { params: z.object({ job_id: idParam("job_id") }) },
+  responses: { 200: jsonContent(ValidationSummarySchema, "The summary"), ...problems(401, 404, 422) },
+});
+
+const label = (description: string) => z.string().max(4_000).optional().openapi({ description, example: "cat" });
+const labelId = z
+  .string()
+  .regex(/^(0|[1-9]\d{0,8})$/, "must be an integer")
+  .transform(Number)
+  .optional()
+  .openapi({ type: "integer", minimum: 0, example: 0 });
+
 const images = createRoute({
   method: "get",
   path: "/validation/images/{validation_result_id}",
@@ -29,6 +48,10 @@ const images = createRoute({
       skip: intQuery({ min: 0, max: 10_000_000, default: 0 }),
       limit: intQuery({ min: 1, max: 500, default: 50 }),
       is_correct: boolQuery().optional(),
+      true_label: label("The true label, as it is written"),
+      true_label_id: labelId,
+      predicted_label: label("The predicted label, as it is written"),
+      predicted_label_id: labelId,
     }),
   },
   responses: { 200: jsonContent(ValidationImagesSchema, "One page"), ...problems(401, 404, 422) },
@@ -38,6 +61,10 @@ export const validationRoutes = createRouter()
   .openapi(results, async (c) => {
     const { validations } = c.get("services");
     return c.json(await validations.results(c.get("principal"), c.req.valid("param").job_id), 200);
+  })
+  .openapi(summary, async (c) => {
+    const { validations } = c.get("services");
+    return c.json(await validations.summary(c.get("principal"), c.req.valid("param").job_id), 200);
   })
   .openapi(images, async (c) => {
     const { validations } = c.get("services");

@@ -51,3 +51,28 @@ export const ValidationImagesSchema = z
     limit: z.number().int(),
   })
   .openapi("ValidationImages");
+
+const point = z
+  .object({
+    id: z.number().int(),
+    epoch: z.number().int(),
+    attempt: z.number().int(),
+    value: z.number().nullable(),
+    overall_loss: z.number().nullable(),
+    checkpoint_path: z.string().nullable(),
+  })
+  .openapi("ValidationPoint", {
+    example: { id: 1, epoch: 10, attempt: 1, value: 0.85, overall_loss: 0.45, checkpoint_path: null },
+  });
+
+export const ValidationSummarySchema = z
+  .object({
+    job_id: z.number().int(),
+    primary_metric: z.string(),
+    primary_metric_mode: z.enum(["max", "min"]),
+    count: z.number().int(),
+    best: point.nullable().openapi({ description: "By the mode of the metric: the highest or the lowest" }),
+    last: point.nullable(),
+    points: z.array(point).openapi({ description: "All results, by epoch" }),
+  })
+  .openapi("ValidationSummary");
