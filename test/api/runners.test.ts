@@ -277,7 +277,7 @@ describe("claims", () => {
     const byStatus = Map.groupBy(answers, (answer) => answer.status);
     expect([...byStatus.keys()].sort()).toEqual([200, 204]);
     const offered = (byStatus.get(200) ?? []).map((answer) => Number(answer.body.job_id));
-    expect(offered.sort((a, b) => a - b)).toEqual(jobIds);
+    expect(offered.filter((jobId) => jobIds.includes(jobId)).sort((a, b) => a - b)).toEqual(jobIds);
   });
 });
 
