@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runWrangler } from "./lib/wrangler.ts";
 
-/** The platform takes 64 MiB; ONNX Runtime and the image codecs are 14.3 MiB of it (3.8 MiB compressed). */
-const BUDGET_KIB = { raw: 18 * 1024, gzip: 5 * 1024 };
+/** The platform takes 64 MiB; ONNX Runtime, the image codecs and the SVG rasteriser are 16.7 MiB of it (4.6 MiB compressed). */
+const BUDGET_KIB = { raw: 20 * 1024, gzip: 6 * 1024 };
 
 const folder = mkdtempSync(join(tmpdir(), "cultivar-bundle-"));
 try {
