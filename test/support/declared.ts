@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
+import { PREFIX as BREEDING_PREFIX, createBreedingApi } from "../../src/breeding/api.ts";
 import { createTrainingApi, PREFIX } from "../../src/training/api.ts";
 
 /**
@@ -14,7 +15,10 @@ const MediaSchema = z.object({
 });
 
 /** The APIs whose answers are compared. */
-const APIS = [{ prefix: PREFIX, api: createTrainingApi() }];
+const APIS = [
+  { prefix: PREFIX, api: createTrainingApi() },
+  { prefix: BREEDING_PREFIX, api: createBreedingApi() },
+];
 
 const routes: Declared[] = APIS.flatMap(({ prefix, api }) =>
   api.openAPIRegistry.definitions.flatMap((definition) =>

@@ -10,7 +10,7 @@ const OperationSchema = z.looseObject({
   operationId: z.string(),
   summary: z.string().min(5),
   tags: z.array(z.string()).min(1),
-  security: z.array(z.record(z.string(), z.array(z.string()))),
+  security: z.array(z.record(z.string(), z.array(z.string()))).optional(),
   requestBody: z
     .looseObject({ content: z.record(z.string(), z.looseObject({ schema: z.looseObject({}) })) })
     .optional(),
@@ -46,6 +46,8 @@ describe.each(APIS)("the OpenAPI document of the $name API", (api) => {
         "info-license": "off",
         "info-license-strict": "off",
         "no-server-example.com": "off",
+        // A dataset's id is never "uploads", and an upload's id never "files".
+        "no-ambiguous-paths": "off",
         "no-unused-components": "error",
         "operation-operationId-unique": "error",
         "operation-4xx-response": "error",
@@ -76,9 +78,11 @@ describe.each(APIS)("the OpenAPI document of the $name API", (api) => {
         statuses.some((status) => /^2/.test(status)),
         at,
       ).toBe(true);
-      expect(statuses.includes("500"), at).toBe(true);
-      if (operation.security.length > 0) expect(statuses, at).toContain("401");
-      for (const name of operation.security.flatMap((one) => Object.keys(one))) {
+      expect(statuses, at).toContain("500");
+      if (api.name === "training") expect(operation.security, at).toBeDefined();
+      const credentials = operation.security ?? [];
+      if (credentials.length > 0) expect(statuses, at).toContain("401");
+      for (const name of credentials.flatMap((one) => Object.keys(one))) {
         expect(document.components.securitySchemes, at).toHaveProperty(name);
       }
       const named = (operation.parameters ?? []).filter((one) => one.in === "path").map((one) => one.name);
