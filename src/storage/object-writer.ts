@@ -4,7 +4,7 @@
  */
 
 /** R2: every part but the last has at least 5 MiB and all of them have one size; a multipart upload has at most 10,000. */
-export const PART_BYTES = 8 * 1024 * 1024;
+export const PART_BYTES = 5 * 1024 * 1024;
 const MAX_PARTS = 10_000;
 
 type UploadedPart = { partNumber: number; etag: string };
