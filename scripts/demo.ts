@@ -11,7 +11,7 @@ import { z } from "zod";
 import { ensureDevVars } from "./lib/dev-vars.ts";
 import { type Digit, digits } from "./lib/digits.ts";
 import { LOCAL_USER, loadLocalData } from "./lib/local-data.ts";
-import { type EpochPoint, renderReport, type Sample } from "./lib/report.ts";
+import { type BreedingData, type EpochPoint, renderReport, type Sample } from "./lib/report.ts";
 import { endGroup, freePort, spawnDevServer, untilHealthy } from "./lib/server.ts";
 import { applyMigrations, ROOT } from "./lib/wrangler.ts";
 import "./gen.ts";
@@ -79,6 +79,28 @@ const ValidationSchema = z.object({
 const InferenceSchema = z.object({
   predictions: z.array(z.object({ label: z.string(), confidence: z.number() })),
   inference_time_ms: z.number(),
+});
+
+const TraitSchema = z.object({
+  value: z.number(),
+  confidence: z.number(),
+  interval: z.object({ lower: z.number(), upper: z.number() }),
+});
+const PredictionSchema = z.object({
+  data: z.object({
+    predictedPhenotype: z.object({
+      weight: TraitSchema,
+      length: TraitSchema,
+      width: TraitSchema,
+      sugarContent: TraitSchema,
+      firmness: TraitSchema,
+      skinThickness: TraitSchema,
+      shape: z.object({ value: z.string(), confidence: z.number() }),
+    }),
+    images: z.array(z.object({ url: z.string(), view: z.string() })),
+    overallScore: z.number(),
+    recommendation: z.string(),
+  }),
 });
 
 const step = (text: string) => console.log(`\n${bold(text)}`);
@@ -191,6 +213,62 @@ async function classifyAll(client: Client, jobId: number, unseen: Digit[]) {
   return { samples, medianMs: timesMs[Math.floor(timesMs.length / 2)] ?? Number.NaN };
 }
 
+const UNITS = {
+  weight: "g",
+  length: "mm",
+  width: "mm",
+  sugarContent: "°Brix",
+  firmness: "kg",
+  skinThickness: "mm",
+} as const;
+
+/** Predicts one cross of the sample strains with its pictures, and ranks all crosses. */
+async function predictCross(url: string): Promise<BreedingData> {
+  const mother = "TC1_023";
+  const father = "TC1_022";
+  const body = {
+    maleStrainId: father,
+    femaleStrainId: mother,
+    options: { predictPhenotype: true, generateImage: true },
+  };
+  const answer = await fetch(`${url}/api/predictions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  if (!answer.ok) throw new Error(`POST /api/predictions answered ${answer.status}: ${await answer.text()}`);
+  const { data } = PredictionSchema.parse(await answer.json());
+  const traits = Object.entries(UNITS).map(([name, unit]) => {
+    const { value, confidence, interval } = data.predictedPhenotype[name as keyof typeof UNITS];
+    return { name, unit, value, confidence, ...interval };
+  });
+  const pictures = await Promise.all(
+    data.images.map(async ({ url: path, view }) => ({
+      title: view === "section" ? "Cross section" : "Outside",
+      png: new Uint8Array(await (await fetch(url + path)).arrayBuffer()),
+    })),
+  );
+  const csv = await (await fetch(`${url}/api/crosses/ranking?format=csv`)).text();
+  const [head = "", ...lines] = csv.replace("\ufeff", "").trim().split(/\r?\n/);
+  const names = head.split(",");
+  const crosses = lines.map((line) => {
+    const cells = line.split(",");
+    const cell = (name: string) => cells[names.indexOf(name)] ?? "";
+    return { mother: cell("femaleStrainId"), father: cell("maleStrainId"), index: Number(cell("index")) };
+  });
+  const { overallScore, recommendation } = data;
+  return {
+    mother,
+    father,
+    traits,
+    shape: data.predictedPhenotype.shape,
+    overallScore,
+    recommendation,
+    pictures,
+    crosses,
+  };
+}
+
 async function main(): Promise<number> {
   step("Server");
   const port = await freePort();
@@ -297,6 +375,16 @@ async function main(): Promise<number> {
   const accuracy = right / samples.length;
   console.log(`  ${right} of ${samples.length} right, median ${medianMs.toFixed(1)} ms in the Worker`);
 
+  step("Breeding: one cross of the sample strains");
+  const breeding = await predictCross(url);
+  for (const { name, value, unit, lower, upper, confidence } of breeding.traits) {
+    const interval = dim(`80 % interval ${lower} to ${upper}, confidence ${confidence}`);
+    console.log(`  ${name.padEnd(14)} ${String(value).padStart(7)} ${unit.padEnd(6)} ${interval}`);
+  }
+  console.log(
+    `  ${breeding.shape.value}, ${breeding.recommendation}; ${breeding.crosses.length} possible crosses ranked`,
+  );
+
   const seconds = (Date.now() - startedAtMs) / 1000;
   const wrong = samples.filter((sample) => sample.predictions[0]?.label !== sample.trueLabel);
   const some = samples.filter((sample, i) => sample.predictions[0]?.label === sample.trueLabel && i % 8 === 0);
@@ -319,7 +407,8 @@ async function main(): Promise<number> {
       labels,
       confusion,
       confusionEpoch: chosen?.epoch ?? 0,
-      samples: [...wrong, ...some].slice(0, 32),
+      samples: [...wrong, ...some].slice(0, 24),
+      breeding,
     }),
   );
   console.log(`  report: ${report}`);

@@ -13,6 +13,20 @@ export type Sample = {
   predictions: { label: string; confidence: number }[];
 };
 
+export type TraitLine = { name: string; value: number; unit: string; lower: number; upper: number; confidence: number };
+
+/** One predicted cross and the index of every possible one. */
+export type BreedingData = {
+  mother: string;
+  father: string;
+  traits: TraitLine[];
+  shape: { value: string; confidence: number };
+  overallScore: number;
+  recommendation: string;
+  pictures: { title: string; png: Uint8Array }[];
+  crosses: { mother: string; father: string; index: number }[];
+};
+
 export type ReportData = {
   title: string;
   madeAt: string;
@@ -23,6 +37,7 @@ export type ReportData = {
   confusion: number[][];
   confusionEpoch: number;
   samples: Sample[];
+  breeding: BreedingData;
 };
 
 const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
@@ -103,8 +118,70 @@ function sampleCard(sample: Sample): string {
       ({ label, confidence }) =>
         `<li><b>${escapeHtml(label)}</b><span class="bar"><i style="width:${(confidence * 100).toFixed(1)}%"></i></span><em>${(confidence * 100).toFixed(1)}%</em></li>`,
     );
-  return `<div class="card ${right ? "right" : "wrong"}"><img alt="digit ${escapeHtml(sample.trueLabel)}" src="data:image/png;base64,${Buffer.from(sample.png).toString("base64")}">
+  return `<div class="card ${right ? "right" : "wrong"}"><img alt="digit ${escapeHtml(sample.trueLabel)}" src="${pngSource(sample.png)}">
 <div><p>${right ? "✓" : "✗"} true ${escapeHtml(sample.trueLabel)}</p><ol>${bars.join("")}</ol></div></div>`;
+}
+
+const pngSource = (png: Uint8Array): string => `data:image/png;base64,${Buffer.from(png).toString("base64")}`;
+
+/** From red over grey to green, by place in the range. */
+function heatColor(share: number): string {
+  const [r, g, b] = share < 0.5 ? [200, 70, 50] : [46, 125, 80];
+  return `rgba(${r},${g},${b},${(Math.abs(share - 0.5) * 2).toFixed(3)})`;
+}
+
+/** All crosses at a glance: mothers down, fathers across, both ordered by their mean index, best first. */
+function heatMap(crosses: BreedingData["crosses"]): string {
+  const meanOf = (side: "mother" | "father") => {
+    const sums = new Map<string, { sum: number; n: number }>();
+    for (const cross of crosses) {
+      const { sum, n } = sums.get(cross[side]) ?? { sum: 0, n: 0 };
+      sums.set(cross[side], { sum: sum + cross.index, n: n + 1 });
+    }
+    return [...sums].sort(([, a], [, b]) => b.sum / b.n - a.sum / a.n).map(([id]) => id);
+  };
+  const mothers = meanOf("mother");
+  const fathers = meanOf("father");
+  const row = new Map(mothers.map((id, i) => [id, i]));
+  const column = new Map(fathers.map((id, i) => [id, i]));
+  const values = crosses.map((cross) => cross.index);
+  const min = Math.min(...values);
+  const range = Math.max(...values) - min || 1;
+  const [size, left, top] = [12, 58, 58];
+  const cells = crosses.map(({ mother, father, index }) => {
+    const x = left + (column.get(father) ?? 0) * size;
+    const y = top + (row.get(mother) ?? 0) * size;
+    const title = `${escapeHtml(mother)} × ${escapeHtml(father)}: ${index.toFixed(2)}`;
+    return `<rect x="${x}" y="${y}" width="${size - 1}" height="${size - 1}" rx="2" fill="${heatColor((index - min) / range)}"><title>${title}</title></rect>`;
+  });
+  const rowNames = mothers.map(
+    (id, i) =>
+      `<text class="strain" x="${left - 4}" y="${top + i * size + 9}" text-anchor="end">${escapeHtml(id)}</text>`,
+  );
+  const columnNames = fathers.map((id, i) => {
+    const x = left + i * size + 9;
+    return `<text class="strain" x="${x}" y="${top - 4}" transform="rotate(-90 ${x} ${top - 4})">${escapeHtml(id)}</text>`;
+  });
+  const width = left + fathers.length * size;
+  const height = top + mothers.length * size;
+  return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="Index of every possible cross">${cells.join("")}${rowNames.join("")}${columnNames.join("")}</svg>`;
+}
+
+function breedingSection(data: BreedingData): string {
+  const rows = data.traits.map(
+    ({ name, value, unit, lower, upper, confidence }) =>
+      `<tr><th scope="row">${escapeHtml(name)}</th><td>${value} ${escapeHtml(unit)}</td><td>${lower} to ${upper}</td><td>${Math.round(confidence * 100)} %</td></tr>`,
+  );
+  const pictures = data.pictures.map(
+    ({ title, png }) =>
+      `<figure><img class="fruit" alt="${escapeHtml(title)}" src="${pngSource(png)}"><p class="lead">${escapeHtml(title)}</p></figure>`,
+  );
+  return `<h2>Breeding: ${escapeHtml(data.mother)} × ${escapeHtml(data.father)} (mother × father, sample strains)</h2>
+<div class="cross"><div class="panel"><table class="traits"><thead><tr><th></th><th>predicted</th><th>80 % interval</th><th>confidence</th></tr></thead>
+<tbody>${rows.join("")}<tr><th scope="row">shape</th><td>${escapeHtml(data.shape.value)}</td><td></td><td>${Math.round(data.shape.confidence * 100)} %</td></tr></tbody></table>
+<p>Overall score ${data.overallScore} of 5</p><p lang="ko">${escapeHtml(data.recommendation)}</p></div>${pictures.join("")}</div>
+<h2>Index of all ${data.crosses.length} possible crosses (mothers down, fathers across; green is better)</h2>
+<div class="panel wide">${heatMap(data.crosses)}</div>`;
 }
 
 const STYLE = `
@@ -123,7 +200,9 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.tick{fill:var
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(225px,1fr));gap:12px}.card{display:flex;gap:12px;background:var(--card);border:1px solid var(--line);border-left:4px solid var(--green);border-radius:10px;padding:10px}
 .card.wrong{border-left-color:var(--red)}.card img{width:64px;height:64px;image-rendering:pixelated;border-radius:6px}.card div{flex:1}.card p{margin:0 0 4px;font-weight:600}
 .card ol{list-style:none;margin:0;padding:0;font-size:12.5px}.card li{display:flex;align-items:center;gap:6px}.bar{flex:1;height:6px;border-radius:3px;background:var(--line);overflow:hidden}.bar i{display:block;height:100%;background:var(--green)}
-.wrong .bar i{background:var(--red)}.card em{font-style:normal;color:var(--soft);width:46px;text-align:right}`;
+.wrong .bar i{background:var(--red)}.cross{display:grid;grid-template-columns:1.3fr 1fr 1fr;gap:16px;align-items:start}@media(max-width:900px){.cross{grid-template-columns:1fr}}
+.traits{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}.traits th,.traits td{padding:5px 8px;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}.traits th{font-weight:500;color:var(--soft)}
+.fruit{width:100%;border-radius:8px}.cross figure p{margin:6px 0 0}.wide{display:block}.strain{fill:var(--soft);font-size:8px}.card em{font-style:normal;color:var(--soft);width:46px;text-align:right}`;
 
 /** The whole page. Everything that comes from outside is escaped. */
 export function renderReport(data: ReportData): string {
@@ -150,6 +229,7 @@ export function renderReport(data: ReportData): string {
 <h2>Training</h2><div class="charts">${loss}${accuracy}</div>
 <h2>Validation at the best epoch, ${data.confusionEpoch} (rows are true classes)</h2><div class="panel">${confusionTable(data.labels, data.confusion)}</div>
 <h2>Images the model has never seen</h2><div class="cards">${data.samples.map(sampleCard).join("")}</div>
+${breedingSection(data.breeding)}
 </main></body></html>
 `;
 }
