@@ -80,13 +80,16 @@ export class AnswerReader {
 /** How long one request may take before it counts as an error. */
 const PATIENCE_MS = 30_000;
 
+/** The server closes a connection that was idle for some seconds, and may do so just when the next request is sent. */
+const IDLE_MS = 1_000;
+
 type Waiting = { resolve: (answer: HttpAnswer) => void; reject: (error: Error) => void };
 
 export class Connection {
   readonly #origin: URL;
   #socket: Socket | null = null;
-  #reader = new AnswerReader();
   #waiting: Waiting | null = null;
+  #usedAtMs = 0;
 
   constructor(origin: URL) {
     this.#origin = origin;
@@ -95,6 +98,7 @@ export class Connection {
   /** Sends one request and waits for its answer. @throws when the connection breaks or nothing comes */
   request(request: HttpRequest): Promise<HttpAnswer> {
     if (this.#waiting !== null) throw new Error("one request at a time");
+    if (performance.now() - this.#usedAtMs > IDLE_MS) this.close();
     const socket = this.#socket ?? this.#open();
     const body = typeof request.body === "string" ? Buffer.from(request.body) : request.body;
     let head = `${request.method} ${request.path} HTTP/1.1\r\nhost: ${this.#origin.host}\r\n`;
@@ -112,29 +116,36 @@ export class Connection {
     });
   }
 
+  /** Ends the connection and fails a request under way; the next request opens another. */
   close(): void {
     this.#socket?.destroy();
+    this.#socket = null;
+    this.#settle((waiting) => waiting.reject(new Error("the connection was closed")));
   }
 
   #open(): Socket {
     const socket = connect({ host: this.#origin.hostname, port: Number(this.#origin.port), noDelay: true });
+    const reader = new AnswerReader();
     socket.setTimeout(PATIENCE_MS, () => {
-      if (this.#waiting !== null) socket.destroy(new Error(`no answer within ${PATIENCE_MS / 1000} s`));
+      if (this.#socket === socket && this.#waiting !== null) {
+        socket.destroy(new Error(`no answer within ${PATIENCE_MS / 1000} s`));
+      }
     });
     socket.on("data", (piece) => {
       try {
-        const answer = this.#reader.push(piece);
+        const answer = reader.push(piece);
         if (answer !== null) this.#settle((waiting) => waiting.resolve(answer));
       } catch (thrown) {
         socket.destroy(thrown instanceof Error ? thrown : new Error(String(thrown)));
       }
     });
-    socket.on("error", (error) => this.#settle((waiting) => waiting.reject(error)));
-    socket.on("close", () => {
+    const lose = (error: Error) => {
+      if (this.#socket !== socket) return;
       this.#socket = null;
-      this.#reader = new AnswerReader();
-      this.#settle((waiting) => waiting.reject(new Error("the server closed the connection")));
-    });
+      this.#settle((waiting) => waiting.reject(error));
+    };
+    socket.on("error", lose);
+    socket.on("close", () => lose(new Error("the server closed the connection")));
     this.#socket = socket;
     return socket;
   }
@@ -142,6 +153,7 @@ export class Connection {
   #settle(settle: (waiting: Waiting) => void): void {
     const waiting = this.#waiting;
     this.#waiting = null;
+    this.#usedAtMs = performance.now();
     if (waiting !== null) settle(waiting);
   }
 }

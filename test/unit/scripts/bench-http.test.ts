@@ -49,12 +49,13 @@ describe("the reader of one answer", () => {
 });
 
 describe("a connection", () => {
-  it("keeps one socket for its requests, and opens another when the server closed it", async ({ expect }) => {
+  it("keeps one socket for its requests, and opens another when it was closed or idle for long", async ({ expect }) => {
     let sockets = 0;
     const server = createServer((request, response) => {
       const parts: Buffer[] = [];
       request.on("data", (part: Buffer) => parts.push(part));
       request.on("end", () => {
+        if (request.url === "/never") return;
         if (request.url === "/cut") return request.socket.destroy();
         response.writeHead(request.url === "/missing" ? 404 : 200, { "content-type": "application/json" });
         response.end(JSON.stringify({ method: request.method, body: Buffer.concat(parts).toString() }));
@@ -76,6 +77,14 @@ describe("a connection", () => {
       await expect(connection.request({ method: "GET", path: "/cut" })).rejects.toThrow();
       expect(jsonOf(await connection.request({ method: "GET", path: "/" }), 200)).toMatchObject({ method: "GET" });
       expect(sockets).toBe(2);
+      connection.close();
+      expect(jsonOf(await connection.request({ method: "GET", path: "/" }), 200)).toMatchObject({ method: "GET" });
+      await new Promise((resolve) => setTimeout(resolve, 1_050));
+      expect(jsonOf(await connection.request({ method: "GET", path: "/" }), 200)).toMatchObject({ method: "GET" });
+      expect(sockets).toBe(4);
+      const unanswered = connection.request({ method: "GET", path: "/never" });
+      connection.close();
+      await expect(unanswered).rejects.toThrow(/was closed/);
     } finally {
       connection.close();
       server.close();
