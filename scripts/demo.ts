@@ -387,7 +387,7 @@ async function main(): Promise<number> {
 
   const seconds = (Date.now() - startedAtMs) / 1000;
   const wrong = samples.filter((sample) => sample.predictions[0]?.label !== sample.trueLabel);
-  const some = samples.filter((sample, i) => sample.predictions[0]?.label === sample.trueLabel && i % 8 === 0);
+  const some = samples.filter((sample, i) => sample.predictions[0]?.label === sample.trueLabel && i % 13 === 0);
   mkdirSync(OUTPUT, { recursive: true });
   const report = join(OUTPUT, "report.html");
   writeFileSync(

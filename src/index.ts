@@ -1,5 +1,6 @@
 import { createApp } from "./app.ts";
 import { servicesFor } from "./services.ts";
+import { sweepUploads } from "./training/datasets/uploads/service.ts";
 
 export { RateLimiter } from "./auth/rate-limiter.ts";
 export { ModelSession } from "./training/inference/object.ts";
@@ -14,6 +15,6 @@ export default {
   /** Once a minute. */
   async scheduled(_event, env) {
     const { jobPatrol, projectRemoval } = servicesFor(env);
-    await Promise.all([jobPatrol.poke(), projectRemoval.sweep()]);
+    await Promise.all([jobPatrol.poke(), projectRemoval.sweep(), sweepUploads(env, Date.now())]);
   },
 } satisfies ExportedHandler<Env>;

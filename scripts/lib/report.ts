@@ -200,8 +200,8 @@ svg{width:100%;height:auto;display:block}.grid{stroke:var(--line)}.tick{fill:var
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(225px,1fr));gap:12px}.card{display:flex;gap:12px;background:var(--card);border:1px solid var(--line);border-left:4px solid var(--green);border-radius:10px;padding:10px}
 .card.wrong{border-left-color:var(--red)}.card img{width:64px;height:64px;image-rendering:pixelated;border-radius:6px}.card div{flex:1}.card p{margin:0 0 4px;font-weight:600}
 .card ol{list-style:none;margin:0;padding:0;font-size:12.5px}.card li{display:flex;align-items:center;gap:6px}.bar{flex:1;height:6px;border-radius:3px;background:var(--line);overflow:hidden}.bar i{display:block;height:100%;background:var(--green)}
-.wrong .bar i{background:var(--red)}.cross{display:grid;grid-template-columns:1.3fr 1fr 1fr;gap:16px;align-items:start}@media(max-width:900px){.cross{grid-template-columns:1fr}}
-.traits{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}.traits th,.traits td{padding:5px 8px;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}.traits th{font-weight:500;color:var(--soft)}
+.wrong .bar i{background:var(--red)}.cross{display:grid;grid-template-columns:minmax(400px,1.5fr) 1fr 1fr;gap:16px;align-items:start}@media(max-width:900px){.cross{grid-template-columns:1fr}}
+.traits{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}.traits th,.traits td{padding:4px 6px;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}.traits th{font-weight:500;color:var(--soft)}
 .fruit{width:100%;border-radius:8px}.cross figure p{margin:6px 0 0}.wide{display:block}.strain{fill:var(--soft);font-size:8px}.card em{font-style:normal;color:var(--soft);width:46px;text-align:right}`;
 
 /** The whole page. Everything that comes from outside is escaped. */

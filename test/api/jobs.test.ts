@@ -1,7 +1,14 @@
 import { env } from "cloudflare:workers";
 import { eq } from "drizzle-orm";
 import { describe, it } from "vitest";
-import { artifacts, auditLog, idempotencyKeys, trainingJobs, trainingMetrics } from "../../src/db/schema/index.ts";
+import {
+  artifacts,
+  auditLog,
+  datasets,
+  idempotencyKeys,
+  trainingJobs,
+  trainingMetrics,
+} from "../../src/db/schema/index.ts";
 import { newUuid, randomHex, sha256Hex } from "../../src/shared/ids.ts";
 import {
   call,
@@ -593,5 +600,21 @@ describe("checkpoints", () => {
       null,
     ]);
     expect((await as(owner, "GET", `${JOBS}/${mine}/checkpoints/..%2f..%2fsecret/content`)).status).toBe(422);
+  });
+});
+
+describe("labels and tasks", () => {
+  it("let boxes that came with masks or keypoints train a detector, and nothing else cross", async ({ expect }) => {
+    const owner = await person();
+    const make = async (labelled: "instance_segmentation" | "pose_estimation", model: string, task: string) => {
+      const datasetId = await dataset(owner);
+      await db.update(datasets).set({ taskType: labelled }).where(eq(datasets.id, datasetId));
+      const config = { framework: "ultralytics", model_name: model, task_type: task, dataset_id: datasetId };
+      return as(owner, "POST", JOBS, { config });
+    };
+    expect((await make("instance_segmentation", "yolo11n", "object_detection")).status).toBe(201);
+    expect((await make("pose_estimation", "yolo11n", "object_detection")).status).toBe(201);
+    const crossed = await make("instance_segmentation", "yolo11n-pose", "pose_estimation");
+    expect(problem(crossed)).toEqual([422, "VALIDATION_ERROR", "config.dataset_id"]);
   });
 });

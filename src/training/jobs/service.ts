@@ -51,6 +51,11 @@ const PRIMARY_METRIC: Record<TaskType, { name: string; mode: "max" | "min" }> = 
   semantic_segmentation: { name: "mean_iou", mode: "max" },
 };
 
+/** Whether labels made for one task can train another: masks and keypoints come with boxes. */
+const labelsServe = (labelled: TaskType, task: TaskType): boolean =>
+  labelled === task ||
+  (task === "object_detection" && (labelled === "instance_segmentation" || labelled === "pose_estimation"));
+
 const notFound = () => new AppError("JOB_NOT_FOUND", "Job not found");
 const invalid = (field: string, message: string) => new AppError("VALIDATION_ERROR", `${field}: ${message}`, { field });
 
@@ -273,7 +278,7 @@ export function createJobService(deps: {
       if (dataset === null || (facts.datasetRole === null && dataset.visibility !== "public")) {
         throw new AppError("DATASET_NOT_FOUND", "Dataset not found", { field: "config.dataset_id" });
       }
-      if (dataset.taskType !== null && dataset.taskType !== config.task_type) {
+      if (dataset.taskType !== null && !labelsServe(dataset.taskType, config.task_type)) {
         throw invalid(
           "config.dataset_id",
           `the dataset is labelled for ${dataset.taskType}, not for ${config.task_type}`,
