@@ -24,13 +24,13 @@ const OUTPUT = join(ROOT, "demo-output");
 
 const startedAtMs = Date.now();
 const folder = mkdtempSync(join(tmpdir(), "cultivar-demo-"));
-const children: ChildProcess[] = [];
+const children: { process: ChildProcess; end: NodeJS.Signals }[] = [];
 let cleaning: Promise<void> | null = null;
 
 /** Ends everything the demo started and removes what it stored; the report stays. */
 function cleanUp(): Promise<void> {
   cleaning ??= (async () => {
-    await Promise.all(children.reverse().map((child) => endGroup(child)));
+    await Promise.all(children.reverse().map(({ process: child, end }) => endGroup(child, end)));
     rmSync(folder, { recursive: true, force: true });
   })();
   return cleaning;
@@ -282,7 +282,7 @@ async function main(): Promise<number> {
     { port, persistTo: state, args: ["--env-file", envFile, "--inspector-port", String(await freePort())] },
     "pipe",
   );
-  children.push(server);
+  children.push({ process: server, end: "SIGTERM" });
   const serverLog = createWriteStream(join(folder, "server.log"));
   server.stdout?.pipe(serverLog);
   server.stderr?.pipe(serverLog);
@@ -319,7 +319,8 @@ async function main(): Promise<number> {
     ],
     { stdio: ["ignore", "pipe", "pipe"], detached: true },
   );
-  children.push(runner);
+  // On SIGTERM a runner would finish its job first.
+  children.push({ process: runner, end: "SIGQUIT" });
   const runnerLog = createWriteStream(join(folder, "runner.log"));
   let runnerTail = "";
   for (const stream of [runner.stdout, runner.stderr]) {
@@ -433,7 +434,10 @@ async function startWhenLive(client: Client, jobId: number): Promise<void> {
 try {
   process.exitCode = await main();
 } catch (thrown) {
-  console.error(`\ndemo: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
-  await cleanUp();
-  process.exitCode = 1;
+  // What fails because of an interrupt is no news, and its handler ends the process.
+  if (cleaning === null) {
+    console.error(`\ndemo: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
+    await cleanUp();
+    process.exitCode = 1;
+  }
 }

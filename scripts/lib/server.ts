@@ -47,7 +47,7 @@ export const spawnDevServer = (
   );
 
 /** Ends a process that leads a group, and the group: workerd is a child of wrangler. */
-export async function endGroup(child: ChildProcess, graceMs = 5_000): Promise<void> {
+export async function endGroup(child: ChildProcess, first: NodeJS.Signals = "SIGTERM", graceMs = 5_000): Promise<void> {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   const signal = (name: NodeJS.Signals) => {
@@ -57,7 +57,7 @@ export async function endGroup(child: ChildProcess, graceMs = 5_000): Promise<vo
       // The group is gone.
     }
   };
-  signal("SIGTERM");
+  signal(first);
   const timer = setTimeout(() => signal("SIGKILL"), graceMs);
   await ended;
   clearTimeout(timer);
