@@ -86,11 +86,20 @@ async function prepareAll(scenarios: Scenario[], home: World): Promise<Contestan
 
 async function run({ scenario, ready, connections }: Contestant, forMs: number, server: BenchServer): Promise<Slice> {
   await ready.refill?.();
-  const limits = { forMs, operationsPerLane: ready.operationsPerLane };
-  const slice = await runSlice(connections, limits, ready.operation, server.cpuMs);
+  const { operation, operationsPerLane } = ready;
+  const slice = await runSlice(connections, { forMs, operationsPerLane }, operation, server.cpuMs);
   const [first] = slice.errors;
   if (first !== undefined) progress(`${scenario.name}: ${slice.errors.length} errors, the first: ${first}`);
   return slice;
+}
+
+/**
+ * One operation on each connection before a slice, not counted but for its errors: while the others had their turn objects
+ * were evicted and connections closed.
+ */
+async function wake({ ready, connections }: Contestant): Promise<string[]> {
+  if (ready.operationsPerLane !== undefined) return [];
+  return (await runSlice(connections, { forMs: 1_000, operationsPerLane: 1 }, ready.operation)).errors;
 }
 
 /** Rounds of slices until each scenario has had its time. */
@@ -118,7 +127,9 @@ async function measure(contestants: Contestant[], options: BenchOptions, server:
         progress("out of time");
         return;
       }
-      contestant.slices.push(await run(contestant, forMs, server));
+      const errors = await wake(contestant);
+      const slice = await run(contestant, forMs, server);
+      contestant.slices.push({ ...slice, errors: [...errors, ...slice.errors] });
     }
   }
 }
