@@ -68,6 +68,9 @@ export function createAuthService(deps: {
   }
 
   return {
+    /** Whether the user is there and not disabled, and the token not ended. */
+    isValid: (principal: Principal): Promise<boolean> => people.isValid(principal),
+
     /** @throws UNAUTHORIZED when the user is gone or disabled, or the token was ended */
     async assertValid(principal: Principal): Promise<void> {
       if (!(await people.isValid(principal))) throw unauthorized();

@@ -1,8 +1,9 @@
 import { createMiddleware } from "hono/factory";
-import { bearerToken, unauthorized } from "../auth/bearer.ts";
+import { principalOf, unauthorized } from "../auth/bearer.ts";
+import type { Principal } from "../auth/principal.ts";
 import type { RateLimiter } from "../auth/rate-limiter.ts";
-import { readAccessToken } from "../auth/tokens.ts";
 import type { AppEnv } from "../http/create-api.ts";
+import type { Services } from "../services.ts";
 import { AppError } from "../shared/errors.ts";
 import { DEPRECATED_ROUTES, type DeprecatedRoute, deprecationHeaders } from "./deprecations.ts";
 import { judge, type QuotaConfig, quotaOf, type Verdict, WINDOWS } from "./rate-limits.ts";
@@ -31,12 +32,22 @@ export function createRequestCounter(deps: {
   };
 }
 
+/**
+ * Who calls, known surely enough to count his requests. An access token proves that by its signature; a personal API token
+ * names its owner in clear text, so it is looked up first: otherwise an invented one would use up his quota.
+ */
+async function knownCaller({ config, auth, now }: Services, header: string | undefined): Promise<Principal | null> {
+  const principal = await principalOf(header, config.jwtSecret, now());
+  if (principal?.apiToken === undefined) return principal;
+  return (await auth.isValid(principal)) ? principal : null;
+}
+
 /** Phase 2 of the contract: a token for every call, and a limited number of calls per user, without a token per address. */
 export const phaseGuard = createMiddleware<AppEnv>(async (c, next) => {
-  const { config, breeding } = c.get("services");
+  const services = c.get("services");
+  const { config, breeding } = services;
   if (config.breedingPhase === 1) return next();
-  const token = bearerToken(c.req.header("authorization"));
-  const principal = token === null ? null : await readAccessToken(config.jwtSecret, token);
+  const principal = await knownCaller(services, c.req.header("authorization"));
   // Only the platform sets this header for a deployed Worker; a caller cannot.
   const address = c.req.header("cf-connecting-ip") ?? "local";
   const { allowed, headers } = await breeding.requests.count(principal?.userId ?? null, address);

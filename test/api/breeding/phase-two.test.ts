@@ -2,8 +2,8 @@ import { env } from "cloudflare:workers";
 import { beforeAll, describe, it } from "vitest";
 import { signAccessToken } from "../../../src/auth/tokens.ts";
 import { randomHex } from "../../../src/shared/ids.ts";
-import { call, type Person, person } from "../../support/api.ts";
-import { loadSamples, workerWith } from "../../support/breeding.ts";
+import { call, type Json, type Person, person } from "../../support/api.ts";
+import { loadSamples, newStrainId, workerWith } from "../../support/breeding.ts";
 
 let user: Person;
 let other: Person;
@@ -178,6 +178,88 @@ describe("phase 2", () => {
     expect(answer.status).toBe(500);
     expect(JSON.stringify(answer.body)).toContain("BREEDING_QUOTAS");
     expect(answer.body).toMatchObject({ success: false, error: expect.stringMatching(/[가-힣]/) });
+  });
+});
+
+/** A personal API token of a user, and how to end it. */
+async function apiTokenOf(who: Person, body: Json = { name: "script" }) {
+  const made = await call<{ id: number; token: string }>("POST", "/api/v1/auth/tokens", { token: who.token, body });
+  const revoke = () => call("DELETE", `/api/v1/auth/tokens/${made.body.id}`, { token: who.token });
+  return { token: made.body.token, id: made.body.id, revoke };
+}
+
+describe("a personal API token", () => {
+  it("opens every route in phase 2 until it is revoked", async ({ expect }) => {
+    const worker = phaseTwo();
+    const { token, revoke } = await apiTokenOf(await person());
+    const statusOf = async (path: string) => (await worker("GET", path, { token })).status;
+    for (const path of READS) {
+      expect({ path, status: await statusOf(path) }).toEqual({ path, status: path.includes("a3f2b1c4") ? 404 : 200 });
+    }
+    const body = { maleStrainId: "TC1_022", femaleStrainId: "TC1_023" };
+    expect((await worker("POST", "/api/predictions", { token, body })).status).toBe(201);
+    expect((await revoke()).status).toBe(204);
+    for (const path of READS) expect({ path, status: await statusOf(path) }).toEqual({ path, status: 401 });
+    expect((await worker("POST", "/api/predictions", { token, body })).status).toBe(401);
+  });
+
+  it("writes what its owner may write, in either phase, and nothing else", async ({ expect }) => {
+    const owner = await person();
+    const { token } = await apiTokenOf(owner);
+    const stranger = await apiTokenOf(await person());
+    for (const worker of [phaseTwo({ BREEDING_PHASE: "1" }), phaseTwo()]) {
+      const id = newStrainId();
+      const phenotype = {
+        weight: 52.1,
+        length: 43.2,
+        width: 45.9,
+        sugarContent: 5.6,
+        firmness: 0.62,
+        skinThickness: 5.1,
+        shape: "round",
+      };
+      expect((await worker("POST", "/api/strains", { token, body: { id, phenotype } })).status).toBe(201);
+      const path = `/api/strains/${id}`;
+      expect((await worker("PUT", path, { token: stranger.token, body: { phenotype } })).status).toBe(403);
+      expect((await worker("DELETE", path, { token: stranger.token })).status).toBe(403);
+      expect((await worker("PUT", path, { token: owner.token, body: { phenotype } })).status).toBe(200);
+      expect((await worker("DELETE", path, { token })).status).toBe(200);
+    }
+  });
+
+  it("that ran out, whose owner is disabled, or that nobody made is refused for reading and writing", async ({
+    expect,
+  }) => {
+    const worker = phaseTwo();
+    const [first, second] = [await person(), await person()];
+    const [late, disabled] = [await apiTokenOf(first), await apiTokenOf(second)];
+    await env.DB.prepare("update api_tokens set expires_at = ? where id = ?")
+      .bind(Date.now() - 1, late.id)
+      .run();
+    await env.DB.prepare("update users set disabled_at = 1 where id = ?").bind(second.id).run();
+    const invented = `cvp_${first.id.toString(16).padStart(12, "0")}${randomHex(20)}`;
+    for (const token of [late.token, disabled.token, invented, "cvp_", `cvp_${"0".repeat(52)}`]) {
+      expect((await worker("GET", "/api/strains", { token, headers: address() })).status).toBe(401);
+      const phaseOne = await call("DELETE", "/api/strains/TC1_022", { token });
+      expect([phaseOne.status, phaseOne.body.success]).toEqual([401, false]);
+    }
+  });
+
+  it("shares its owner's count, and an invented one uses up only its address's", async ({ expect }) => {
+    const worker = phaseTwo({ BREEDING_QUOTAS: QUOTAS });
+    const owner = await person();
+    const { token } = await apiTokenOf(owner);
+    const invented = `cvp_${owner.id.toString(16).padStart(12, "0")}${randomHex(20)}`;
+    const headers = address();
+    const statuses = async (by: string, n: number) => {
+      const all = [];
+      for (let i = 0; i < n; i++)
+        all.push((await worker("GET", "/api/strains/TC1_022", { token: by, headers })).status);
+      return all;
+    };
+    expect(await statuses(invented, 4)).toEqual([401, 401, 401, 429]);
+    expect(await statuses(token, 2)).toEqual([200, 200]);
+    expect(await statuses(owner.token, 2)).toEqual([200, 429]);
   });
 });
 
