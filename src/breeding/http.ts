@@ -118,6 +118,9 @@ const PROBLEM_TEXT: Record<number, string> = {
   500: "서버 오류",
 };
 
+/** For routes that are open in phase 1 and ask for a token in phase 2: clients send one when they have it. */
+export const OPEN_IN_PHASE_1: NonNullable<RouteConfig["security"]> = [{}, { bearer: [] }];
+
 /** The error answers that a route documents. */
 export const problems = (...statuses: number[]): RouteConfig["responses"] =>
   Object.fromEntries(

@@ -6,7 +6,12 @@ type DocumentTag = { name: string; description: string };
 
 /** Credentials of the platform, by the names that routes use in their `security`. */
 const SECURITY_SCHEMES = {
-  bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT", description: "Access token of POST /auth/login" },
+  bearer: {
+    type: "http",
+    scheme: "bearer",
+    description:
+      "Access token of POST /api/v1/auth/login, or a personal API token (`cvp_…`) of POST /api/v1/auth/tokens",
+  },
   registrationToken: { type: "http", scheme: "bearer", description: "Registration token of POST /runners/tokens" },
   runnerToken: { type: "http", scheme: "bearer", description: "Token of a registered runner" },
   jobToken: { type: "http", scheme: "bearer", description: "Token of one attempt of one job" },

@@ -1,6 +1,6 @@
 import { createRoute } from "@hono/zod-openapi";
 import { jsonContent } from "../../http/create-api.ts";
-import { callerOf, createBreedingRouter, csvHeaders, problems } from "../http.ts";
+import { callerOf, createBreedingRouter, csvHeaders, OPEN_IN_PHASE_1, problems } from "../http.ts";
 import { CombiningQuerySchema, RankingQuerySchema, SuggestionQuerySchema } from "./query.ts";
 import { CombiningAbilitySchema, RankingSchema, SuggestionsSchema } from "./schemas.ts";
 
@@ -12,6 +12,7 @@ const ranking = createRoute({
   operationId: "rankCrosses",
   tags,
   summary: "가능한 모든 교배의 순위",
+  security: OPEN_IN_PHASE_1,
   request: { query: RankingQuerySchema },
   responses: {
     200: {
@@ -29,6 +30,7 @@ const suggestions = createRoute({
   tags,
   summary: "다음에 시험할 교배",
   description: "상위 후보에 대해 가장 많이 알려 줄 시험부터. 이미 관측된 교배는 제안하지 않습니다.",
+  security: OPEN_IN_PHASE_1,
   request: { query: SuggestionQuerySchema },
   responses: { 200: jsonContent(SuggestionsSchema, "제안"), ...problems(400, 401, 429) },
 });
@@ -40,6 +42,7 @@ const combiningAbility = createRoute({
   tags,
   summary: "일반조합능력과 잡종강세",
   description: "모든 계통의 GCA, 관측된 교배(또는 지정한 교배)의 SCA와 잡종강세.",
+  security: OPEN_IN_PHASE_1,
   request: { query: CombiningQuerySchema },
   responses: { 200: jsonContent(CombiningAbilitySchema, "조합능력"), ...problems(400, 401, 404, 429) },
 });

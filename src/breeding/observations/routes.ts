@@ -2,7 +2,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { requireUser } from "../../auth/bearer.ts";
 import { readBytes } from "../../http/body.ts";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf, createBreedingRouter, flagQuery, pageOf, problems, toTheEnd } from "../http.ts";
+import { callerOf, createBreedingRouter, flagQuery, OPEN_IN_PHASE_1, pageOf, problems, toTheEnd } from "../http.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import { csvBody } from "../strains/schemas.ts";
 import {
@@ -37,6 +37,7 @@ const list = createRoute({
   operationId: "listObservations",
   tags,
   summary: "관측 기록 조회",
+  security: OPEN_IN_PHASE_1,
   request: { query: ObservationListQuerySchema },
   responses: { 200: jsonContent(ObservationPageSchema, "한 페이지"), ...problems(400, 401, 429) },
 });

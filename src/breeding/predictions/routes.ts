@@ -1,6 +1,6 @@
 import { createRoute } from "@hono/zod-openapi";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf, createBreedingRouter, pageOf, problems, toTheEnd } from "../http.ts";
+import { callerOf, createBreedingRouter, OPEN_IN_PHASE_1, pageOf, problems, toTheEnd } from "../http.ts";
 import { MESSAGES } from "../messages.ts";
 import {
   CombinationKeyParamsSchema,
@@ -24,6 +24,7 @@ const create = createRoute({
   tags,
   summary: "예측 생성",
   description: "두 부모 계통 간의 새로운 교배 예측을 만듭니다.",
+  security: OPEN_IN_PHASE_1,
   request: { body: jsonBody(PredictionRequestSchema) },
   responses: { 201: jsonContent(PredictionCreatedSchema, "예측"), ...problems(400, 401, 404, 429) },
 });
@@ -34,6 +35,7 @@ const history = createRoute({
   operationId: "listPredictions",
   tags,
   summary: "예측 이력 조회",
+  security: OPEN_IN_PHASE_1,
   request: { query: HistoryQuerySchema },
   responses: { 200: jsonContent(PredictionPageSchema, "한 페이지"), ...problems(400, 401, 429) },
 });
@@ -44,6 +46,7 @@ const combinations = createRoute({
   operationId: "listCombinations",
   tags,
   summary: "기존 조합 조회",
+  security: OPEN_IN_PHASE_1,
   request: { query: CombinationQuerySchema },
   responses: { 200: jsonContent(CombinationsSchema, "조합 ID 목록"), ...problems(400, 401, 429) },
 });
@@ -54,6 +57,7 @@ const byPair = createRoute({
   operationId: "getPredictionByParents",
   tags,
   summary: "조합으로 예측 조회 (가장 최근 예측)",
+  security: OPEN_IN_PHASE_1,
   request: { params: CombinationParamsSchema },
   responses: { 200: jsonContent(PredictionAnswerSchema, "예측"), ...problems(401, 404, 429) },
 });
@@ -64,6 +68,7 @@ const byKey = createRoute({
   operationId: "getPredictionByCombination",
   tags,
   summary: "조합 ID로 예측 조회 (가장 최근 예측)",
+  security: OPEN_IN_PHASE_1,
   request: { params: CombinationKeyParamsSchema },
   responses: { 200: jsonContent(PredictionAnswerSchema, "예측"), ...problems(400, 401, 404, 429) },
 });
@@ -74,6 +79,7 @@ const get = createRoute({
   operationId: "getPrediction",
   tags,
   summary: "ID로 예측 조회",
+  security: OPEN_IN_PHASE_1,
   request: { params: PredictionParamsSchema },
   responses: { 200: jsonContent(PredictionAnswerSchema, "예측"), ...problems(401, 404, 429) },
 });

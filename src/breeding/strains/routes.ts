@@ -2,7 +2,16 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { requireUser } from "../../auth/bearer.ts";
 import { readBytes } from "../../http/body.ts";
 import { jsonBody, jsonContent } from "../../http/create-api.ts";
-import { callerOf, createBreedingRouter, csvContent, csvHeaders, flagQuery, problems, toTheEnd } from "../http.ts";
+import {
+  callerOf,
+  createBreedingRouter,
+  csvContent,
+  csvHeaders,
+  flagQuery,
+  OPEN_IN_PHASE_1,
+  problems,
+  toTheEnd,
+} from "../http.ts";
 import { MAX_PHOTO_PIXELS } from "../images/photo.ts";
 import { BREEDING_LIMITS } from "../limits.ts";
 import {
@@ -27,6 +36,7 @@ const list = createRoute({
   operationId: "listStrains",
   tags,
   summary: "전체 계통 조회",
+  security: OPEN_IN_PHASE_1,
   request: { query: StrainListQuerySchema },
   responses: { 200: jsonContent(StrainListSchema, "계통 목록"), ...problems(400, 401, 429) },
 });
@@ -38,6 +48,7 @@ const exportCsv = createRoute({
   tags,
   summary: "전체 계통을 CSV로 내보내기",
   description: "UTF-8 (BOM). `allowMissing=true`로 다시 가져오면 같은 데이터가 됩니다.",
+  security: OPEN_IN_PHASE_1,
   responses: { 200: csvContent, ...problems(401, 429) },
 });
 
@@ -47,6 +58,7 @@ const get = createRoute({
   operationId: "getStrain",
   tags,
   summary: "특정 계통 상세 조회",
+  security: OPEN_IN_PHASE_1,
   request: { params: StrainParamsSchema },
   responses: { 200: jsonContent(StrainAnswerSchema, "계통"), ...problems(401, 404, 429) },
 });

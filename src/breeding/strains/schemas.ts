@@ -155,38 +155,44 @@ const name = z
   .transform(normalised);
 const source = z.string().trim().min(1).refine(isName, `source: ${MAX_NAME_LENGTH}자 이내의 한 줄이어야 합니다`);
 
-/** What can be said about a strain; a change replaces all of it. */
-export const UpdateStrainSchema = z
-  .strictObject({
-    name: name.optional().openapi({ description: "생략하면 ID" }),
-    type: StrainTypeSchema.default("both"),
-    phenotype: StrainPhenotypeInputSchema,
-    shapeKo: z.string().trim().max(40).refine(isName, "shapeKo: 한 줄이어야 합니다").nullish(),
-    source: source.optional(),
-  })
-  .openapi("UpdateStrain");
+/** What can be said about a strain. */
+const strainFields = {
+  name: name.optional().openapi({ description: "생략하면 ID" }),
+  type: StrainTypeSchema.default("both"),
+  phenotype: StrainPhenotypeInputSchema,
+  shapeKo: z.string().trim().max(40).refine(isName, "shapeKo: 한 줄이어야 합니다").nullish(),
+  source: source.optional(),
+};
 
-export const CreateStrainSchema = UpdateStrainSchema.extend({
-  id: z
-    .string()
-    .transform(normalised)
-    .refine(isStrainId, "id: 문자·숫자로 시작하고 공백 _ - . 를 쓸 수 있으며 64자 이내여야 합니다")
-    .openapi({ type: "string", example: "NEW_001" }),
-}).openapi("CreateStrain", {
-  example: {
-    id: "NEW_001",
-    type: "both",
-    phenotype: {
-      weight: 52.1,
-      length: 43.2,
-      width: 45.9,
-      sugarContent: 5.6,
-      firmness: 0.62,
-      skinThickness: 5.1,
-      shape: "round",
-    },
+const STRAIN_EXAMPLE = {
+  type: "both",
+  phenotype: {
+    weight: 52.1,
+    length: 43.2,
+    width: 45.9,
+    sugarContent: 5.6,
+    firmness: 0.62,
+    skinThickness: 5.1,
+    shape: "round",
   },
-});
+};
+
+/** A change replaces all of it. */
+export const UpdateStrainSchema = z
+  .strictObject(strainFields)
+  .openapi("UpdateStrain", { example: { name: "새 계통", ...STRAIN_EXAMPLE } });
+
+/** Not an extension of the schema above: JSON Schema's `additionalProperties` of the one would refuse the other's id. */
+export const CreateStrainSchema = z
+  .strictObject({
+    id: z
+      .string()
+      .transform(normalised)
+      .refine(isStrainId, "id: 문자·숫자로 시작하고 공백 _ - . 를 쓸 수 있으며 64자 이내여야 합니다")
+      .openapi({ type: "string", example: "NEW_001" }),
+    ...strainFields,
+  })
+  .openapi("CreateStrain", { example: { id: "NEW_001", ...STRAIN_EXAMPLE } });
 
 export const ImportIssueSchema = z
   .object({ line: z.number().int(), column: z.string().nullable(), code: z.string(), message: z.string() })
