@@ -45,6 +45,14 @@ const server = spawnDevServer({ port, persistTo, args: rest }, "inherit");
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => server.kill(signal));
 server.once("close", (code) => process.exit(code ?? 0));
 
+// npm passes no signal on when it is killed itself: without its parent the server would keep the port.
+const parent = process.ppid;
+if (process.env.npm_lifecycle_event !== undefined) {
+  setInterval(() => {
+    if (process.ppid !== parent) server.kill("SIGTERM");
+  }, 1_000).unref();
+}
+
 const url = `http://localhost:${port}`;
 await untilHealthy(url, server);
 console.log(`
