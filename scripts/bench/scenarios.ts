@@ -310,18 +310,53 @@ const runners: Scenario[] = [
   },
 ];
 
+/** Sample strains that may be mothers and fathers, loaded with their fitted model once. */
+const breedingWorld = once(async (world: World) => {
+  await loadLocalStrains(world.server.db, world.server.bucket, Date.now());
+  const both = sampleStrains()
+    .filter(({ type }) => type === "both")
+    .map(({ id }) => id);
+  return both.flatMap((mother, i) => both.slice(i + 1).map((father) => ({ mother, father })));
+});
+
+const predict = (pair: { mother: string; father: string } | undefined, generateImage: boolean): HttpRequest => {
+  if (pair === undefined) throw new Error("the samples have no pair");
+  const options = { predictPhenotype: true, generateImage };
+  const body = JSON.stringify({ femaleStrainId: pair.mother, maleStrainId: pair.father, options });
+  return { method: "POST", path: "/api/predictions", headers: JSON_TYPE, body };
+};
+
 const breeding: Scenario[] = [
   {
     name: "prediction",
     title: "prediction of a cross",
     concurrency: 20,
     on: "app",
+    prepare: async (world) => repeat(predict((await breedingWorld(world))[0], false), 201),
+  },
+  {
+    name: "ranking",
+    title: "ranking of all crosses of 50 strains, page of 50",
+    concurrency: 1,
+    on: "app",
     prepare: async (world) => {
-      await loadLocalStrains(world.server.db, world.server.bucket, Date.now());
-      const [female, male] = sampleStrains().filter(({ type }) => type === "both");
-      if (female === undefined || male === undefined) throw new Error("the samples have no pair");
-      const body = JSON.stringify({ maleStrainId: male.id, femaleStrainId: female.id });
-      return repeat({ method: "POST", path: "/api/predictions", headers: JSON_TYPE, body }, 201);
+      await breedingWorld(world);
+      return repeat({ method: "GET", path: "/api/crosses/ranking?limit=50", headers: {} });
+    },
+  },
+  {
+    name: "picture",
+    title: "prediction with two new pictures",
+    concurrency: 1,
+    on: "app",
+    prepare: async (world) => {
+      // An identical picture is not drawn again: each operation takes a pair of its own.
+      const pairs = await breedingWorld(world);
+      let next = 0;
+      return {
+        operation: async (connection) =>
+          expectStatus(await connection.request(predict(pairs[next++ % pairs.length], true)), 201),
+      };
     },
   },
 ];
