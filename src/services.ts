@@ -39,6 +39,7 @@ function build(env: Env) {
     projects,
     projectRemoval: createProjectRemoval({
       binding: env.DB,
+      bucket: env.BUCKET,
       projects: projectRows,
       jobs: env.TRAINING_JOB,
       jobRemoval,

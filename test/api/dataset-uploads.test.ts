@@ -357,7 +357,8 @@ describe("an upload in parts", () => {
     await uploads.beginPart(principal, id, 1, SMALL.length);
     await uploads.notePart(id, { n: 1, etag: "x" }, 1);
     await uploads.expired(1, 10);
-    expect(trips.length).toBe(4);
+    await uploads.ofProject(owner.projectId, 10);
+    expect(trips.length).toBe(5);
     for (const sql of trips.flat()) {
       const bound = Array.from({ length: sql.split("?").length - 1 }, () => 1);
       const plan = await env.DB.prepare(`explain query plan ${sql}`)
@@ -410,7 +411,61 @@ describe("the sweep", () => {
     const uploads = createUploadRepository(env.DB);
     const [seen] = await db.select().from(datasetUploads).where(eq(datasetUploads.id, id));
     if (!seen) throw new Error("no upload");
-    expect(await uploads.expire({ ...seen, updatedAt: seen.updatedAt - 1 }, Date.now())).toBe(false);
+    expect(await uploads.removeUnchanged({ ...seen, updatedAt: seen.updatedAt - 1 }, Date.now())).toBe(false);
     expect(await state(owner, id)).toMatchObject({ received: [1] });
+  });
+});
+
+describe("deleting a project", () => {
+  it("removes the uploads into it in every state, with their parts, and leaves other projects' alone", async ({
+    expect,
+  }) => {
+    const [owner, editor] = [await person(), await person()];
+    const made = await call<{ id: number }>("POST", "/api/v1/projects", { token: owner.token, body: { name: "Gone" } });
+    const into = { project_id: made.body.id };
+    await join(made.body.id, editor.id, "editor");
+    const [open, assembled, completed, refused, theirs, elsewhere] = [
+      await sent(owner, SMALL, into),
+      await sent(owner, SMALL, into),
+      await sent(owner, SMALL, into),
+      await sent(owner, noise(50, 5), into),
+      await sent(editor, SMALL, into),
+      await sent(owner, SMALL),
+    ];
+    await complete(owner, completed);
+    await complete(owner, refused);
+    const uploads = createUploadRepository(env.DB);
+    const stored = async (id: string) => {
+      const found = await uploads.find({ userId: owner.id, tokenVersion: 1 }, id);
+      const parts = (found?.parts ?? []).map(({ n, etag }) => ({ partNumber: n, etag }));
+      const multipart = env.BUCKET.resumeMultipartUpload(
+        `datasets/${id}/upload.zip`,
+        found?.upload?.storageUploadId ?? "",
+      );
+      return { multipart, parts };
+    };
+    const joined = await stored(assembled);
+    await joined.multipart.complete(joined.parts);
+    await uploads.assembled(assembled, Date.now());
+    const pending = await stored(open);
+    expect([await objects(assembled), pending.parts.length]).toEqual([[expect.anything()], 1]);
+
+    expect((await call("DELETE", `/api/v1/projects/${made.body.id}`, { token: owner.token })).status).toBe(204);
+    const ids = [open, assembled, completed, refused, theirs];
+    const left = async () => ({
+      project: await env.DB.prepare("select id from projects where id = ?").bind(made.body.id).first(),
+      rows: await Promise.all(ids.map(rowsOf)),
+      objects: (await Promise.all(ids.map(objects))).flat(),
+    });
+    const nothing = { project: null, rows: ids.map(() => NOTHING), objects: [] };
+    // The removal goes on behind the answer.
+    for (let i = 0; i < 50 && JSON.stringify(await left()) !== JSON.stringify(nothing); i += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    expect(await left()).toEqual(nothing);
+    // Storage holds no parts to join any more.
+    await expect(pending.multipart.complete(pending.parts)).rejects.toThrow();
+    expect((await put(owner, open, 1, SMALL)).status).toBe(404);
+    expect(await state(owner, elsewhere)).toMatchObject({ state: "open", received: [1] });
   });
 });

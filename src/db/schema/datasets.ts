@@ -70,7 +70,7 @@ export const datasetFiles = sqliteTable(
 
 /**
  * Uploads of a zip in parts, until a day after their last sign of life. `id` is the dataset's own id. No reference to the
- * project: a project that goes does not wait for the uploads into it.
+ * project: one that begins while its project goes is found by the day's end.
  */
 export const datasetUploads = sqliteTable(
   "dataset_uploads",
@@ -99,6 +99,7 @@ export const datasetUploads = sqliteTable(
   },
   (table) => [
     index("dataset_uploads_owner").on(table.ownerId, table.state),
+    index("dataset_uploads_project").on(table.projectId),
     index("dataset_uploads_updated").on(table.updatedAt),
   ],
 );

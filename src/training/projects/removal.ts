@@ -5,6 +5,7 @@ import { datasetFiles, datasets, trainingJobs } from "../../db/schema/index.ts";
 import { errorText, logger } from "../../shared/logger.ts";
 import { keys } from "../../storage/keys.ts";
 import { noteRemoval, type RemovalService } from "../../storage/removals.ts";
+import { removeProjectUploads } from "../datasets/uploads/service.ts";
 import type { TrainingJob } from "../jobs/object.ts";
 import { type JobRemoval, LIVE_STATUSES } from "../jobs/removal.ts";
 import { specOf } from "../jobs/spec.ts";
@@ -21,13 +22,14 @@ const THINGS_A_SWEEP = 200;
  */
 export function createProjectRemoval(deps: {
   binding: D1Database;
+  bucket: R2Bucket;
   projects: ProjectRepository;
   jobs: DurableObjectNamespace<TrainingJob>;
   jobRemoval: JobRemoval;
   removals: RemovalService;
   now: () => number;
 }) {
-  const { binding, projects, jobs, jobRemoval, removals, now } = deps;
+  const { binding, bucket, projects, jobs, jobRemoval, removals, now } = deps;
   const db = createDb(binding);
 
   /** Fences off every job of a project that is worked on. */
@@ -60,6 +62,8 @@ export function createProjectRemoval(deps: {
       .orderBy(asc(trainingJobs.id))
       .limit(THINGS_A_SWEEP);
     for (const { id } of jobRows) await jobRemoval.remove(id, null);
+    // Before the datasets: what is not removed as an upload by then has become one.
+    await removeProjectUploads({ DB: binding, BUCKET: bucket }, projectId, now(), THINGS_A_SWEEP);
     const datasetRows = await db
       .select({ id: datasets.id })
       .from(datasets)

@@ -4,7 +4,15 @@ import { type Actor, auditIfChanged } from "../../audit/entry.ts";
 import { me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
-import { datasets, type ProjectRole, projectMembers, projects, trainingJobs, users } from "../../db/schema/index.ts";
+import {
+  datasets,
+  datasetUploads,
+  type ProjectRole,
+  projectMembers,
+  projects,
+  trainingJobs,
+  users,
+} from "../../db/schema/index.ts";
 import type { TaskType } from "../../shared/task-types.ts";
 
 export type ProjectRepository = ReturnType<typeof createProjectRepository>;
@@ -152,7 +160,8 @@ export function createProjectRepository(binding: D1Database) {
       const [removed] = await runBatch(binding, [
         sql`delete from ${projects} where id = ${projectId} and deleted_at is not null
             and not exists (select 1 from ${trainingJobs} where project_id = ${projectId})
-            and not exists (select 1 from ${datasets} where project_id = ${projectId})`,
+            and not exists (select 1 from ${datasets} where project_id = ${projectId})
+            and not exists (select 1 from ${datasetUploads} where project_id = ${projectId})`,
       ]);
       return (removed?.meta.changes ?? 0) > 0;
     },

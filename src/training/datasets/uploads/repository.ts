@@ -171,8 +171,13 @@ export function createUploadRepository(binding: D1Database) {
         .limit(limit);
     },
 
-    /** Deletes an expired upload unless something happened to it meanwhile; of a dataset only the upload's row goes. */
-    async expire({ id, updatedAt }: UploadRow, atMs: number): Promise<boolean> {
+    /** Uploads into a project, in any state. */
+    async ofProject(projectId: number, limit: number): Promise<UploadRow[]> {
+      return db.select().from(datasetUploads).where(eq(datasetUploads.projectId, projectId)).limit(limit);
+    },
+
+    /** Deletes an upload unless something happened to it since the row was read; of a dataset only the upload's row goes. */
+    async removeUnchanged({ id, updatedAt }: UploadRow, atMs: number): Promise<boolean> {
       const same = sql`${datasetUploads.id} = ${id} and ${datasetUploads.updatedAt} = ${updatedAt}`;
       const results = await runBatch(binding, [
         sql`delete from ${datasetUploadParts} where upload_id = (select id from ${datasetUploads} where ${same})`,

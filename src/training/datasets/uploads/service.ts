@@ -266,19 +266,14 @@ async function discard(bucket: R2Bucket, { id, state, storageUploadId }: UploadR
     .catch((error: unknown) => logger.warn("parts not removed", { uploadId: id, error: errorText(error) }));
 }
 
-/**
- * Removes uploads without a sign of life for {@link UPLOAD_LIFE_MS}, at most `limit` of them; for the scheduled handler.
- * @returns how many
- */
-export async function sweepUploads(
-  env: { DB: D1Database; BUCKET: R2Bucket },
-  nowMs: number,
-  limit = 50,
-): Promise<number> {
+type UploadStores = { DB: D1Database; BUCKET: R2Bucket };
+
+/** Removes uploads with all that came in; those that changed meanwhile stay. @returns how many went */
+async function removeUploads(env: UploadStores, rows: UploadRow[], nowMs: number): Promise<number> {
   const uploads = createUploadRepository(env.DB);
   let removed = 0;
-  for (const upload of await uploads.expired(nowMs - UPLOAD_LIFE_MS, limit)) {
-    if (!(await uploads.expire(upload, nowMs))) continue;
+  for (const upload of rows) {
+    if (!(await uploads.removeUnchanged(upload, nowMs))) continue;
     removed += 1;
     if (upload.state === "completed") continue;
     await discard(env.BUCKET, upload);
@@ -287,4 +282,26 @@ export async function sweepUploads(
     });
   }
   return removed;
+}
+
+/**
+ * Removes uploads without a sign of life for {@link UPLOAD_LIFE_MS}, at most `limit` of them; for the scheduled handler.
+ * @returns how many
+ */
+export async function sweepUploads(env: UploadStores, nowMs: number, limit = 50): Promise<number> {
+  const expired = await createUploadRepository(env.DB).expired(nowMs - UPLOAD_LIFE_MS, limit);
+  return removeUploads(env, expired, nowMs);
+}
+
+/**
+ * Removes the uploads into a project that was closed, at most `limit` of them. A finished dataset is left to its own removal.
+ * @returns how many
+ */
+export async function removeProjectUploads(
+  env: UploadStores,
+  projectId: number,
+  nowMs: number,
+  limit: number,
+): Promise<number> {
+  return removeUploads(env, await createUploadRepository(env.DB).ofProject(projectId, limit), nowMs);
 }

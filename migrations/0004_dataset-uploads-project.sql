@@ -1,0 +1,1 @@
+CREATE INDEX `dataset_uploads_project` ON `dataset_uploads` (`project_id`);
