@@ -256,7 +256,7 @@ const PNG = Uint8Array.from(
   [..."\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0:~\x9bU"].map((char) => char.charCodeAt(0)),
 );
 
-/** The Breeding API has a table of its own, beside its tests. */
+/** The Breeding API has a table of its own: breeding/access.test.ts. */
 const isOurs = (path: string) => !/^\/(api(?!\/v1(\/|$))|images)(\/|$)/.test(path);
 const routes = [
   ...new Set(
