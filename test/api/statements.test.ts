@@ -156,6 +156,26 @@ describe("query plans", () => {
     expect(plain).toEqual([]);
   });
 
+  it("reach the jobs of a list through the caller's own projects, never through everybody's jobs of a status", async ({
+    expect,
+  }) => {
+    for (const path of [
+      "/training/jobs?status=completed",
+      `/training/jobs?status=queued&project_id=${owner.projectId}`,
+    ]) {
+      const { trips } = await tripsOf("GET", path);
+      for (const text of trips.flatMap((trip) => trip.statements)) {
+        const values = [...text.matchAll(/\?/g)].map(() => 1);
+        const plan = await env.DB.prepare(`explain query plan ${text}`)
+          .bind(...values)
+          .all<{ detail: string }>();
+        const lines = plan.results.map(({ detail }) => detail);
+        expect(lines.filter((line) => line.includes("training_jobs_moving"))).toEqual([]);
+        expect(lines.some((line) => /training_jobs_project(_status)? \(project_id=/.test(line))).toBe(true);
+      }
+    }
+  });
+
   it("would show a scan if there were one", async ({ expect }) => {
     const plan = await env.DB.prepare("explain query plan select * from training_jobs where notes = ?")
       .bind("x")

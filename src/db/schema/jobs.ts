@@ -58,6 +58,7 @@ export const trainingJobs = sqliteTable(
   },
   (table) => [
     index("training_jobs_project").on(table.projectId, table.createdAt),
+    index("training_jobs_project_status").on(table.projectId, table.status, table.createdAt),
     index("training_jobs_moving").on(table.status, table.updatedAt),
     index("training_jobs_dataset").on(table.datasetId, table.status),
   ],

@@ -175,6 +175,7 @@ export function createJobRepository(binding: D1Database) {
       const { projectId, status, framework, tag, text } = filter;
       const matching = and(
         eq(projectMembers.userId, principal.userId),
+        eq(trainingJobs.projectId, projectMembers.projectId),
         projectId === undefined ? undefined : eq(projectMembers.projectId, projectId),
         status === undefined ? undefined : eq(trainingJobs.status, status),
         framework === undefined ? undefined : eq(trainingJobs.framework, framework),
@@ -187,10 +188,11 @@ export function createJobRepository(binding: D1Database) {
           : sql`instr(lower(coalesce(${trainingJobs.experimentName}, '') || char(10) || ${trainingJobs.modelName}
               || char(10) || coalesce(${trainingJobs.notes}, '')), lower(${text})) > 0`,
       );
+      // A cross join keeps this order: with a status the planner would else begin with everybody's jobs of that status.
       const page = db
         .select({ id: trainingJobs.id })
         .from(projectMembers)
-        .innerJoin(trainingJobs, eq(trainingJobs.projectId, projectMembers.projectId))
+        .crossJoin(trainingJobs)
         .where(and(matching, filter.after === null ? undefined : isAfter(filter.sort, filter.after)))
         .orderBy(...orderOf(filter.sort))
         .limit(filter.limit)
@@ -200,8 +202,7 @@ export function createJobRepository(binding: D1Database) {
         .select({
           job: trainingJobs,
           ...besides,
-          total: sql<number>`(select count(*) from ${projectMembers} inner join ${trainingJobs}
-            on ${trainingJobs.projectId} = ${projectMembers.projectId} where ${matching})`,
+          total: sql<number>`(select count(*) from ${projectMembers} cross join ${trainingJobs} where ${matching})`,
         })
         .from(caller)
         .leftJoin(trainingJobs, inArray(trainingJobs.id, page))

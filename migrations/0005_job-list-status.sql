@@ -1,0 +1,1 @@
+CREATE INDEX `training_jobs_project_status` ON `training_jobs` (`project_id`,`status`,`created_at`);
