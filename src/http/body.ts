@@ -2,17 +2,30 @@ import { AppError } from "../shared/errors.ts";
 
 const tooLarge = (maxBytes: number) => new AppError("PAYLOAD_TOO_LARGE", `The body may have at most ${maxBytes} bytes`);
 
-/** Passes chunks on and fails as soon as there are more than `maxBytes`. */
-const capped = (maxBytes: number) => {
+/**
+ * Collects a stream and stops as soon as there are more than `maxBytes`. A plain loop: a transform and a `Response` around the
+ * stream cost several times the processor time of the rest of a small request.
+ */
+async function collect(stream: ReadableStream<Uint8Array>, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const reader = stream.getReader();
+  const chunks: Uint8Array[] = [];
   let total = 0;
-  return new TransformStream<Uint8Array, Uint8Array>({
-    transform(chunk, controller) {
-      total += chunk.byteLength;
-      if (total > maxBytes) controller.error(tooLarge(maxBytes));
-      else controller.enqueue(chunk);
-    },
-  });
-};
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    total += next.value.byteLength;
+    if (total > maxBytes) {
+      await reader.cancel();
+      throw tooLarge(maxBytes);
+    }
+    chunks.push(next.value);
+  }
+  const bytes = new Uint8Array(total);
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return bytes;
+}
 
 /**
  * Reads a small body, plain or gzip, within two limits: bytes on the wire and bytes after inflating.
@@ -25,14 +38,13 @@ export async function readBytes(
   if (Number(request.headers.get("content-length") ?? 0) > limits.bodyBytes) throw tooLarge(limits.bodyBytes);
   if (request.body === null) return new Uint8Array();
   const encoding = request.headers.get("content-encoding") ?? "identity";
-  let stream = request.body.pipeThrough(capped(limits.bodyBytes));
-  if (encoding === "gzip") {
-    stream = stream.pipeThrough(new DecompressionStream("gzip")).pipeThrough(capped(limits.inflatedBytes));
-  } else if (encoding !== "identity") {
+  if (encoding !== "gzip" && encoding !== "identity") {
     throw new AppError("UNSUPPORTED_MEDIA_TYPE", "content-encoding may be gzip or absent");
   }
   try {
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+    const sent = await collect(request.body, limits.bodyBytes);
+    if (encoding === "identity") return sent;
+    return await collect(new Blob([sent]).stream().pipeThrough(new DecompressionStream("gzip")), limits.inflatedBytes);
   } catch (thrown) {
     if (thrown instanceof AppError) throw thrown;
     throw new AppError(
