@@ -6,6 +6,7 @@ import type { Content } from "../../http/content.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
 import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
 import { keys } from "../../storage/keys.ts";
+import { type AdvancedConfig, readSetting } from "../config/fields.ts";
 import { validateAdvancedConfig } from "../config/validate.ts";
 import { findModel } from "../models/catalogue.ts";
 import type { TaskType } from "../models/schemas.ts";
@@ -59,10 +60,9 @@ const labelsServe = (labelled: TaskType, task: TaskType): boolean =>
 const notFound = () => new AppError("JOB_NOT_FOUND", "Job not found");
 const invalid = (field: string, message: string) => new AppError("VALIDATION_ERROR", `${field}: ${message}`, { field });
 
-/** A number inside the nested advanced settings, if it was given. */
-const numberAt = (config: Record<string, unknown>, section: string, key: string): number | undefined => {
-  const nested = config[section];
-  const value = typeof nested === "object" && nested !== null ? (nested as Record<string, unknown>)[key] : undefined;
+/** A number among the explicit advanced settings, by its dotted name. */
+const numberAt = (config: AdvancedConfig, name: string): number | undefined => {
+  const value = readSetting(config, name);
   return typeof value === "number" ? value : undefined;
 };
 
@@ -305,11 +305,11 @@ export function createJobService(deps: {
         datasetFormat: dataset.format,
         numClasses: config.num_classes ?? classes,
         classNames: dataset.classNames,
-        imageSize: numberAt(advanced, "preprocessing", "image_size") ?? model.default_image_size,
+        imageSize: numberAt(advanced, "preprocessing.image_size") ?? model.default_image_size,
         epochs: config.epochs,
         batchSize: config.batch_size,
         // Given twice: the explicit advanced setting wins, a default never does.
-        learningRate: numberAt(advanced, "optimizer", "learning_rate") ?? config.learning_rate,
+        learningRate: numberAt(advanced, "optimizer.learning_rate") ?? config.learning_rate,
         advancedConfig: advanced,
         primaryMetric: config.primary_metric ?? primary.name,
         primaryMetricMode: config.primary_metric_mode ?? (config.primary_metric === undefined ? primary.mode : "max"),

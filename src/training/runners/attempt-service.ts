@@ -4,11 +4,11 @@ import { type JobTokenClaims, readJobToken } from "../../auth/tokens.ts";
 import type { Config } from "../../config.ts";
 import type { Content } from "../../http/content.ts";
 import { AppError, toAppError, unwrap } from "../../shared/errors.ts";
-import { newUuid, sha256Hex, toHex } from "../../shared/ids.ts";
+import { newUuid, sha256Hex } from "../../shared/ids.ts";
 import { errorText, logger } from "../../shared/logger.ts";
 import { fail } from "../../shared/result.ts";
-import { openChunkReader } from "../../shared/streams.ts";
 import { isoSeconds } from "../../shared/time.ts";
+import { storePart } from "../../storage/parts.ts";
 import { parseManifest } from "../inference/manifest.ts";
 import {
   identityOf,
@@ -360,13 +360,8 @@ export function createAttemptService(deps: {
     body: ReadableStream<Uint8Array>,
     declared: string | null,
   ): Promise<{ etag: string | null }> {
-    const fixed = new FixedLengthStream(part.sizeBytes);
     try {
-      const [stored, sha256] = await Promise.all([
-        bucket.resumeMultipartUpload(part.key, part.uploadId).uploadPart(part.n, fixed.readable),
-        declared === null ? body.pipeTo(fixed.writable).then(() => null) : copyHashed(body, fixed.writable),
-      ]);
-      return { etag: sha256 === declared ? stored.etag : null };
+      return { etag: await storePart(bucket, part, body, declared) };
     } catch (thrown) {
       throw unavailable(part.key, thrown);
     }
@@ -378,24 +373,4 @@ function unavailable(storageKey: string, thrown: unknown): AppError {
   return new AppError("STORAGE_UNAVAILABLE", "The part could not be stored; send it again", {
     headers: { "retry-after": "1" },
   });
-}
-
-/** Copies a stream and returns the SHA-256 of what passed, holding one chunk at a time. */
-async function copyHashed(from: ReadableStream<Uint8Array>, to: WritableStream<Uint8Array>): Promise<string> {
-  const chunks = openChunkReader(from);
-  const digest = new crypto.DigestStream("SHA-256");
-  const hashing = digest.getWriter();
-  const out = to.getWriter();
-  try {
-    for (let chunk = await chunks.read(); chunk !== undefined; chunk = await chunks.read()) {
-      await hashing.write(chunk);
-      await out.write(chunk);
-    }
-    await Promise.all([hashing.close(), out.close()]);
-  } catch (thrown) {
-    digest.digest.catch(() => undefined);
-    await Promise.allSettled([hashing.abort(thrown), out.abort(thrown)]);
-    throw thrown;
-  }
-  return toHex(new Uint8Array(await digest.digest));
 }
