@@ -1,0 +1,1 @@
+"""The process that talks to the server: claims jobs, starts trainers, reports, uploads."""
