@@ -105,7 +105,7 @@ describe("configSchema", () => {
     });
     expect(counts).toEqual([
       ["timm", 72, 8],
-      ["ultralytics", 26, 0],
+      ["ultralytics", 29, 0],
       ["embedded", 39, 5],
     ]);
   });
