@@ -27,7 +27,29 @@ const manifest = (changes: Record<string, unknown> = {}, input: Record<string, u
   ...changes,
 });
 
+const yolo = (changes: Record<string, unknown> = {}) => ({
+  name: "output0",
+  decode: "yolo",
+  nms: "none",
+  ...changes,
+});
+
 describe("parseManifest", () => {
+  it.for<[string, unknown]>([
+    ["object_detection", yolo()],
+    ["object_detection", yolo({ nms: "in_graph" })],
+    ["instance_segmentation", yolo({ masks: { name: "output1", channels: 32 } })],
+    ["pose_estimation", yolo({ kpt_shape: [17, 3] })],
+  ])("accepts %s as Ultralytics exports it", ([task, output], { expect }) => {
+    const value = manifest({ task, output }, { resize: "letterbox", pad_value: 114 });
+    expect(parseManifest(value)).toEqual({ ok: true, value });
+  });
+
+  it("accepts what torchvision does before a classification", ({ expect }) => {
+    const value = manifest({}, { resize: "crop", resize_short_side: 32, interpolation: "pil_bicubic" });
+    expect(parseManifest(value)).toEqual({ ok: true, value });
+  });
+
   it("accepts the manifest of the embedded runner and fills in what may be left out", ({ expect }) => {
     const { external_data: _, ...rest } = manifest();
     const parsed = parseManifest(rest);
@@ -79,6 +101,36 @@ describe("parseManifest", () => {
       }),
       "manifest.external_data",
     ],
+    ["a short side that is not cut", manifest({}, { resize_short_side: 64 }), "manifest.input.resize_short_side"],
+    [
+      "a short side below the input",
+      manifest({}, { resize: "crop", resize_short_side: 27 }),
+      "manifest.input.resize_short_side",
+    ],
+    ["an unknown interpolation", manifest({}, { interpolation: "lanczos" }), "manifest.input.interpolation"],
+    ["boxes for a classification", manifest({ output: yolo() }), "manifest.output.decode"],
+    ["classes for a detection", manifest({ task: "object_detection" }), "manifest.output.decode"],
+    [
+      "masks for a detection",
+      manifest({ task: "object_detection", output: yolo({ masks: { name: "output1", channels: 32 } }) }),
+      "manifest.output.masks",
+    ],
+    [
+      "no masks for a segmentation",
+      manifest({ task: "instance_segmentation", output: yolo() }),
+      "manifest.output.masks",
+    ],
+    ["no keypoints for a pose", manifest({ task: "pose_estimation", output: yolo() }), "manifest.output.kpt_shape"],
+    [
+      "keypoints of four values",
+      manifest({ task: "pose_estimation", output: yolo({ kpt_shape: [17, 4] }) }),
+      "manifest.output.kpt_shape",
+    ],
+    [
+      "an unknown place for NMS",
+      manifest({ task: "object_detection", output: yolo({ nms: "later" }) }),
+      "manifest.output.nms",
+    ],
     ["no object", null, "manifest"],
     ["a list", [], "manifest"],
   ])("refuses %s and names the field", ([_, value, field], { expect }) => {
@@ -89,7 +141,7 @@ describe("parseManifest", () => {
   });
 
   it.for<[string, unknown]>([
-    ["another task", manifest({ task: "object_detection", output: { name: "boxes", decode: "yolo" } })],
+    ["another task", manifest({ task: "semantic_segmentation", output: { name: "map", decode: "argmax" } })],
     ["another format", manifest({ format: "safetensors" })],
   ])("says that %s is not available, not that it is wrong", ([_, value], { expect }) => {
     expect(parseManifest(value)).toMatchObject({ ok: false, error: { code: "INFERENCE_UNAVAILABLE" } });
