@@ -1,6 +1,7 @@
 import { createApp } from "./app.ts";
 import { servicesFor } from "./services.ts";
 import { sweepUploads } from "./training/datasets/uploads/service.ts";
+import { sweepKeys } from "./training/idempotency.ts";
 
 export { RateLimiter } from "./auth/rate-limiter.ts";
 export { ModelSession } from "./training/inference/object.ts";
@@ -15,6 +16,7 @@ export default {
   /** Once a minute. */
   async scheduled(_event, env) {
     const { jobPatrol, projectRemoval } = servicesFor(env);
-    await Promise.all([jobPatrol.poke(), projectRemoval.sweep(), sweepUploads(env, Date.now())]);
+    const now = Date.now();
+    await Promise.all([jobPatrol.poke(), projectRemoval.sweep(), sweepUploads(env, now), sweepKeys(env.DB, now)]);
   },
 } satisfies ExportedHandler<Env>;

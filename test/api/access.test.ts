@@ -155,6 +155,7 @@ const ROUTES: Record<string, Row> = {
     send: (world) => ({ body: { name: "Pets", format: "dice", project_id: world.projectId, size_bytes: 1_000 } }),
     statuses: [401, 404, 403, 201, 201],
   },
+  "GET /api/v1/datasets/uploads": anyone(200),
   "GET /api/v1/datasets/uploads/:upload_id": { send: someUpload, statuses: [401, 404, 200, 200, 200] },
   // 422: allowed, and no body was sent; an upload is gone on with by the one who began it.
   "PUT /api/v1/datasets/uploads/:upload_id/parts/:n": { send: someUpload, statuses: [401, 404, 403, 403, 422] },

@@ -297,8 +297,6 @@ describe("Idempotency-Key", () => {
       .update(idempotencyKeys)
       .set({ createdAt: Date.now() - 25 * 3_600_000 })
       .where(eq(idempotencyKeys.key, key));
-    // The stale row is in the way until a create with another key sweeps it out.
-    await create(owner, randomHex(8), body);
     expect((await create(owner, key, body)).body.id).not.toBe(id);
     for (const bad of ["", "x".repeat(201), "two words"]) {
       const answer = await create(owner, bad, body);

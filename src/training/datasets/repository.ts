@@ -14,6 +14,7 @@ import {
 } from "../../db/schema/index.ts";
 import { keys } from "../../storage/keys.ts";
 import { noteRemoval } from "../../storage/removals.ts";
+import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 import type { DatasetContent, IndexedFile } from "./content.ts";
 import type { FormatName, SplitName } from "./formats/types.ts";
 
@@ -135,9 +136,18 @@ export function createDatasetRepository(binding: D1Database) {
   return {
     binding,
 
-    /** Stores a dataset and the index of its files, all or nothing. */
-    async create(row: DatasetRow, storageKey: string, files: readonly IndexedFile[]): Promise<void> {
-      await runBatch(binding, [db.insert(datasets).values(row), ...fileInserts(row.id, storageKey, files)]);
+    /** Stores a dataset, the index of its files and its key, all or nothing. @throws when the key is there already */
+    async create(
+      row: DatasetRow,
+      storageKey: string,
+      files: readonly IndexedFile[],
+      key: IdempotencyKey | null,
+    ): Promise<void> {
+      await runBatch(binding, [
+        db.insert(datasets).values(row),
+        ...fileInserts(row.id, storageKey, files),
+        ...(key === null ? [] : rememberKey(row.ownerId, key, row.id, row.createdAt)),
+      ]);
     },
 
     /**

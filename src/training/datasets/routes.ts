@@ -1,6 +1,7 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { serveContent } from "../../http/content.ts";
 import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { keyHeader } from "../idempotency.ts";
 import { DATASET_FORMATS } from "./formats/types.ts";
 import {
   ChangeDatasetSchema,
@@ -31,6 +32,7 @@ const create = createRoute({
     "Send exactly one file whose name ends in `.zip`, or any number of files whose names carry their folders " +
     "(`train/cat/1.png`). Fields may come in any order; with the fields first, a refusal comes before the files are stored.",
   security,
+  request: { headers: keyHeader },
   requestBody: {
     required: true,
     content: {
@@ -139,7 +141,8 @@ export const datasetRoutes = createRouter()
   // First: `uploads` is no dataset id.
   .route("/", uploadRoutes)
   .openapi(create, async (c) => {
-    const created = c.get("services").datasets.create(c.get("principal"), c.req.raw);
+    const key = c.req.valid("header")["idempotency-key"];
+    const created = c.get("services").datasets.create(c.get("principal"), c.req.raw, key);
     // A client that goes away must not end the cleaning up after it.
     c.executionCtx.waitUntil(created.catch(() => undefined));
     return c.json(await created, 201);

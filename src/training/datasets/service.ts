@@ -11,6 +11,7 @@ import { isoSeconds } from "../../shared/time.ts";
 import { keys } from "../../storage/keys.ts";
 import { openRange, storedObject } from "../../storage/ranges.ts";
 import { finishRemoval } from "../../storage/removals.ts";
+import { createOnce, idempotencyKey } from "../idempotency.ts";
 import type { ProjectService } from "../projects/service.ts";
 import { type DatasetContent, readLooseContent, readZipContent } from "./content.ts";
 import { isImagePath } from "./formats/images.ts";
@@ -119,6 +120,13 @@ export function createDatasetService(deps: {
     return { storageKey, content: unwrap(read) };
   }
 
+  /** Removes what an upload left in storage; deleting what is not there is no error. */
+  async function dropUpload(id: string): Promise<void> {
+    await bucket.delete(uploadKeys(id)).catch((error: unknown) => {
+      logger.error("dataset upload not removed", { datasetId: id, error: errorText(error) });
+    });
+  }
+
   /** @throws UNAUTHORIZED · DATASET_NOT_FOUND for an unknown one and for one the caller may not read */
   async function get(principal: Principal, datasetId: string) {
     const found = await datasets.find(principal, datasetId);
@@ -155,10 +163,11 @@ export function createDatasetService(deps: {
     /**
      * Creates a dataset from a multipart form: stores the files, reads them as the declared format, indexes them. Whatever
      * is wrong, nothing of it stays.
+     * @param keyGiven the request's `Idempotency-Key`
      * @throws UNAUTHORIZED · PROJECT_NOT_FOUND · FORBIDDEN · VALIDATION_ERROR with the field · BAD_REQUEST · PAYLOAD_TOO_LARGE ·
      *   UNSUPPORTED_MEDIA_TYPE
      */
-    async create(principal: Principal, request: Request) {
+    async create(principal: Principal, request: Request, keyGiven?: string) {
       const id = newUuid();
       let checkedProject: number | null | undefined;
       try {
@@ -182,13 +191,22 @@ export function createDatasetService(deps: {
           content,
           now(),
         );
-        await datasets.create(row, storageKey, content.files);
-        return toDataset(row);
+        // What it was made from is known by its hash; the bytes of a repetition are the same ones.
+        const key = await idempotencyKey(keyGiven, "createDataset", { ...fields, content_hash: content.contentHash });
+        const dataset = await createOnce(
+          { binding: datasets.binding, now },
+          principal,
+          key,
+          async () => {
+            await datasets.create(row, storageKey, content.files, key);
+            return toDataset(row);
+          },
+          (datasetId) => get(principal, datasetId),
+        );
+        if (dataset.id !== id) await dropUpload(id);
+        return dataset;
       } catch (thrown) {
-        // Deleting what is not there is no error.
-        await bucket.delete(uploadKeys(id)).catch((error: unknown) => {
-          logger.error("dataset upload not removed", { datasetId: id, error: errorText(error) });
-        });
+        await dropUpload(id);
         throw thrown;
       }
     },

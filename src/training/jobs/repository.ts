@@ -1,11 +1,10 @@
-import { and, asc, desc, eq, gt, inArray, isNotNull, lt, type SQL, sql } from "drizzle-orm";
+import { and, asc, desc, eq, inArray, isNotNull, lt, type SQL, sql } from "drizzle-orm";
 import { me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
 import {
   artifacts,
   datasets,
-  idempotencyKeys,
   jobAttempts,
   logChunks,
   projectMembers,
@@ -14,7 +13,7 @@ import {
   trainingJobs,
   trainingMetrics,
 } from "../../db/schema/index.ts";
-import { type IdempotencyKey, KEY_LIFE_MS, rememberKey } from "./idempotency.ts";
+import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 import { isAfter, type JobPosition, type JobSort, orderOf } from "./list-order.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
@@ -73,6 +72,8 @@ function seriesOf(name: string): SQL {
 export function createJobRepository(binding: D1Database) {
   const db = createDb(binding);
   return {
+    binding,
+
     /** What a creation needs to know: the project, the dataset and the caller's roles in both. */
     async creationFacts(principal: Principal, projectId: number | null, datasetId: string) {
       const caller = me(db, principal);
@@ -108,31 +109,11 @@ export function createJobRepository(binding: D1Database) {
       return row;
     },
 
-    /** What a key has made: no row means 401, a row without a hash that the key is new. */
-    async madeBy(principal: Principal, key: string, nowMs: number) {
-      const caller = me(db, principal);
-      const [row] = await db
-        .with(caller)
-        .select({ requestHash: idempotencyKeys.requestHash, job: trainingJobs })
-        .from(caller)
-        .leftJoin(
-          idempotencyKeys,
-          and(
-            eq(idempotencyKeys.userId, caller.id),
-            eq(idempotencyKeys.key, key),
-            gt(idempotencyKeys.createdAt, nowMs - KEY_LIFE_MS),
-          ),
-        )
-        .leftJoin(trainingJobs, eq(trainingJobs.id, sql`cast(${idempotencyKeys.resourceId} as integer)`))
-        .limit(1);
-      return row;
-    },
-
     /** Stores a job, and with it the key that it was made with. @throws when the key is there already */
     async create(values: typeof trainingJobs.$inferInsert, key: IdempotencyKey | null): Promise<number> {
       const [inserted] = await runBatch(binding, [
         db.insert(trainingJobs).values(values).returning({ id: trainingJobs.id }),
-        ...(key === null ? [] : rememberKey(values.createdBy, key, values.createdAt)),
+        ...(key === null ? [] : rememberKey(values.createdBy, key, sql`last_insert_rowid()`, values.createdAt)),
       ]);
       return Number(inserted?.results[0]?.id);
     },

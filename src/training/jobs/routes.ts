@@ -3,7 +3,7 @@ import { serveContent } from "../../http/content.ts";
 import { boolQuery, createRouter, idParam, intQuery, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
 import { readCursor, writeCursor } from "../../http/cursor.ts";
 import { AppError } from "../../shared/errors.ts";
-import { idempotencyKey } from "./idempotency.ts";
+import { idempotencyKey, keyHeader } from "../idempotency.ts";
 import { JOB_SORTS } from "./list-order.ts";
 import {
   CheckpointListSchema,
@@ -32,15 +32,6 @@ const pagesAround = {
       .openapi({ description: '`rel="prev"`: the page before this one; `rel="next"`: what has come since' }),
   }),
 };
-const keyHeader = z.object({
-  "idempotency-key": z
-    .string()
-    .regex(/^[\x21-\x7e]{1,200}$/, "must be 1 to 200 printable characters")
-    .optional()
-    .openapi({
-      description: "The same key with the same body within a day makes nothing more and answers the first job",
-    }),
-});
 
 const create = createRoute({
   method: "post",

@@ -8,11 +8,11 @@ import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
 import { keys } from "../../storage/keys.ts";
 import { type AdvancedConfig, readSetting } from "../config/fields.ts";
 import { validateAdvancedConfig } from "../config/validate.ts";
+import { createOnce, type IdempotencyKey } from "../idempotency.ts";
 import { findModel } from "../models/catalogue.ts";
 import type { TaskType } from "../models/schemas.ts";
 import type { RunnerPool } from "../runners/pool.ts";
 import { secondsLeft } from "./estimate.ts";
-import { assertSameRequest, type IdempotencyKey } from "./idempotency.ts";
 import { type JobPosition, positionOf } from "./list-order.ts";
 import type { ResumeChoice } from "./machine.ts";
 import { POOL_NAME, type TrainingJob } from "./object.ts";
@@ -235,100 +235,90 @@ export function createJobService(deps: {
   }
 
   /**
-   * The job that this request has made before, null when it comes for the first time.
-   * @throws UNAUTHORIZED · VALIDATION_ERROR when the key was used for something else · JOB_NOT_FOUND when it was deleted since
+   * Stores a job after checking project, dataset, model and settings together.
+   * @throws PROJECT_NOT_FOUND · DATASET_NOT_FOUND · FORBIDDEN · VALIDATION_ERROR with the dotted field
    */
-  async function repeated(principal: Principal, key: IdempotencyKey) {
-    const known = await jobs.madeBy(principal, key.key, now());
-    if (known === undefined) throw unauthorized();
-    const { requestHash, job } = known;
-    if (requestHash === null) return null;
-    assertSameRequest({ requestHash }, key);
-    if (job === null) throw notFound();
-    return toCreated(job);
+  async function createNew(principal: Principal, input: CreateInput, key: IdempotencyKey | null) {
+    const { config } = input;
+    const model = findModel(config.framework, config.model_name);
+    if (model === undefined || !model.trainable) {
+      throw invalid("config.model_name", `no trainable model of this name for ${config.framework}`);
+    }
+    if (!model.task_types.includes(config.task_type)) {
+      throw invalid("config.task_type", `${config.model_name} is trained for ${model.task_types.join(", ")}`);
+    }
+    const advanced = unwrap(validateAdvancedConfig(config.framework, config.advanced_config ?? {}));
+
+    const facts = await jobs.creationFacts(principal, input.project_id ?? null, config.dataset_id);
+    if (facts === undefined) throw unauthorized();
+    if (facts.projectId === null || facts.role === null) {
+      throw new AppError("PROJECT_NOT_FOUND", "Project not found", { field: "project_id" });
+    }
+    if (facts.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot create jobs in it");
+    const { dataset } = facts;
+    if (dataset === null || (facts.datasetRole === null && dataset.visibility !== "public")) {
+      throw new AppError("DATASET_NOT_FOUND", "Dataset not found", { field: "config.dataset_id" });
+    }
+    if (dataset.taskType !== null && !labelsServe(dataset.taskType, config.task_type)) {
+      throw invalid(
+        "config.dataset_id",
+        `the dataset is labelled for ${dataset.taskType}, not for ${config.task_type}`,
+      );
+    }
+    const classes = dataset.numClasses;
+    if (config.num_classes && classes !== null && config.num_classes < classes) {
+      throw invalid("config.num_classes", `the dataset has ${classes} classes`);
+    }
+
+    const primary = PRIMARY_METRIC[config.task_type];
+    const at = now();
+    const values = {
+      projectId: facts.projectId,
+      createdBy: facts.userId,
+      sessionId: input.session_id ?? null,
+      experimentName: input.experiment_name ?? null,
+      tags: input.tags,
+      notes: input.notes ?? null,
+      framework: config.framework,
+      modelName: config.model_name,
+      taskType: config.task_type,
+      datasetId: dataset.id,
+      datasetFormat: dataset.format,
+      numClasses: config.num_classes ?? classes,
+      classNames: dataset.classNames,
+      imageSize: numberAt(advanced, "preprocessing.image_size") ?? model.default_image_size,
+      epochs: config.epochs,
+      batchSize: config.batch_size,
+      // Given twice: the explicit advanced setting wins, a default never does.
+      learningRate: numberAt(advanced, "optimizer.learning_rate") ?? config.learning_rate,
+      advancedConfig: advanced,
+      primaryMetric: config.primary_metric ?? primary.name,
+      primaryMetricMode: config.primary_metric_mode ?? (config.primary_metric === undefined ? primary.mode : "max"),
+      createdAt: at,
+      updatedAt: at,
+      status: "pending" as const,
+      phase: "pending",
+      totalEpochs: config.epochs,
+    };
+    const id = await jobs.create(values, key);
+    return toCreated({ ...values, id, startedAt: null, completedAt: null });
   }
 
   return {
     readable,
 
     /**
-     * Stores a job after checking project, dataset, model and settings together.
-     * @throws PROJECT_NOT_FOUND · DATASET_NOT_FOUND · FORBIDDEN · VALIDATION_ERROR with the dotted field
+     * Stores a pending job; with a key, once.
+     * @throws as `createNew` · JOB_NOT_FOUND when the job that the key made was deleted since
      */
-    async create(principal: Principal, input: CreateInput, key: IdempotencyKey | null = null) {
-      const again = key === null ? null : await repeated(principal, key);
-      if (again) return again;
-      const { config } = input;
-      const model = findModel(config.framework, config.model_name);
-      if (model === undefined || !model.trainable) {
-        throw invalid("config.model_name", `no trainable model of this name for ${config.framework}`);
-      }
-      if (!model.task_types.includes(config.task_type)) {
-        throw invalid("config.task_type", `${config.model_name} is trained for ${model.task_types.join(", ")}`);
-      }
-      const advanced = unwrap(validateAdvancedConfig(config.framework, config.advanced_config ?? {}));
-
-      const facts = await jobs.creationFacts(principal, input.project_id ?? null, config.dataset_id);
-      if (facts === undefined) throw unauthorized();
-      if (facts.projectId === null || facts.role === null) {
-        throw new AppError("PROJECT_NOT_FOUND", "Project not found", { field: "project_id" });
-      }
-      if (facts.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot create jobs in it");
-      const { dataset } = facts;
-      if (dataset === null || (facts.datasetRole === null && dataset.visibility !== "public")) {
-        throw new AppError("DATASET_NOT_FOUND", "Dataset not found", { field: "config.dataset_id" });
-      }
-      if (dataset.taskType !== null && !labelsServe(dataset.taskType, config.task_type)) {
-        throw invalid(
-          "config.dataset_id",
-          `the dataset is labelled for ${dataset.taskType}, not for ${config.task_type}`,
-        );
-      }
-      const classes = dataset.numClasses;
-      if (config.num_classes && classes !== null && config.num_classes < classes) {
-        throw invalid("config.num_classes", `the dataset has ${classes} classes`);
-      }
-
-      const primary = PRIMARY_METRIC[config.task_type];
-      const at = now();
-      const values = {
-        projectId: facts.projectId,
-        createdBy: facts.userId,
-        sessionId: input.session_id ?? null,
-        experimentName: input.experiment_name ?? null,
-        tags: input.tags,
-        notes: input.notes ?? null,
-        framework: config.framework,
-        modelName: config.model_name,
-        taskType: config.task_type,
-        datasetId: dataset.id,
-        datasetFormat: dataset.format,
-        numClasses: config.num_classes ?? classes,
-        classNames: dataset.classNames,
-        imageSize: numberAt(advanced, "preprocessing.image_size") ?? model.default_image_size,
-        epochs: config.epochs,
-        batchSize: config.batch_size,
-        // Given twice: the explicit advanced setting wins, a default never does.
-        learningRate: numberAt(advanced, "optimizer.learning_rate") ?? config.learning_rate,
-        advancedConfig: advanced,
-        primaryMetric: config.primary_metric ?? primary.name,
-        primaryMetricMode: config.primary_metric_mode ?? (config.primary_metric === undefined ? primary.mode : "max"),
-        createdAt: at,
-        updatedAt: at,
-        status: "pending" as const,
-        phase: "pending",
-        totalEpochs: config.epochs,
-      };
-      try {
-        const id = await jobs.create(values, key);
-        return toCreated({ ...values, id, startedAt: null, completedAt: null });
-      } catch (thrown) {
-        // The same request came twice at once, and the other one was faster.
-        const first = key === null ? null : await repeated(principal, key);
-        if (first) return first;
-        throw thrown;
-      }
-    },
+    create: (principal: Principal, input: CreateInput, key: IdempotencyKey | null = null) =>
+      createOnce(
+        { binding: jobs.binding, now },
+        principal,
+        key,
+        () => createNew(principal, input, key),
+        async (jobId) => toCreated((await readable(principal, Number(jobId))).job),
+      ),
 
     /**
      * Makes a pending job with the settings of another one, changed where `input` says so; the settings are checked anew.

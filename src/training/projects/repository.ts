@@ -14,6 +14,7 @@ import {
   users,
 } from "../../db/schema/index.ts";
 import type { TaskType } from "../../shared/task-types.ts";
+import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 
 export type ProjectRepository = ReturnType<typeof createProjectRepository>;
 export type ProjectRow = typeof projects.$inferSelect;
@@ -43,6 +44,8 @@ export function createProjectRepository(binding: D1Database) {
   }
 
   return {
+    binding,
+
     /** The caller's role in a project (the default one when `projectId` is null). Undefined: the caller is not valid. */
     async access(principal: Principal, projectId: number | null) {
       const caller = me(db, principal);
@@ -99,9 +102,10 @@ export function createProjectRepository(binding: D1Database) {
         .orderBy(desc(projects.id));
     },
 
-    /** Stores a project and its owner's membership in one batch; returns its id. */
+    /** Stores a project, its owner's membership and its key in one batch; returns its id. @throws when the key is there already */
     async create(
       input: { ownerId: number; name: string; description: string | null; taskType: TaskType | null },
+      key: IdempotencyKey | null,
       now: number,
     ) {
       const [inserted] = await runBatch(binding, [
@@ -111,6 +115,8 @@ export function createProjectRepository(binding: D1Database) {
           .returning({ id: projects.id }),
         sql`insert into ${projectMembers} (project_id, user_id, role, created_at)
             values (last_insert_rowid(), ${input.ownerId}, 'owner', ${now})`,
+        // The membership has no rowid, so the last one is still the project's.
+        ...(key === null ? [] : rememberKey(input.ownerId, key, sql`last_insert_rowid()`, now)),
       ]);
       return Number(inserted?.results[0]?.id);
     },

@@ -1,5 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { createRouter, idParam, intQuery, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { idempotencyKey, keyHeader } from "../idempotency.ts";
 import {
   ChangedRoleSchema,
   ChangeRoleSchema,
@@ -24,7 +25,7 @@ const create = createRoute({
   tags,
   summary: "Create a project; the caller owns it",
   security,
-  request: { body: jsonBody(CreateProjectSchema) },
+  request: { headers: keyHeader, body: jsonBody(CreateProjectSchema) },
   responses: { 201: jsonContent(ProjectSchema, "The project"), ...problems(400, 401, 415, 422) },
 });
 
@@ -125,7 +126,9 @@ const removeMember = createRoute({
 export const projectRoutes = createRouter()
   .openapi(create, async (c) => {
     const { projects } = c.get("services");
-    return c.json(await projects.create(c.get("principal"), c.req.valid("json")), 201);
+    const input = c.req.valid("json");
+    const key = await idempotencyKey(c.req.valid("header")["idempotency-key"], "createProject", input);
+    return c.json(await projects.create(c.get("principal"), input, key), 201);
   })
   .openapi(list, async (c) => {
     const { projects } = c.get("services");

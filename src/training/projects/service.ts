@@ -5,9 +5,12 @@ import type { ProjectRole } from "../../db/schema/index.ts";
 import { AppError } from "../../shared/errors.ts";
 import type { TaskType } from "../../shared/task-types.ts";
 import { isoSeconds } from "../../shared/time.ts";
+import { createOnce, type IdempotencyKey } from "../idempotency.ts";
 import type { ProjectRepository, ProjectRow } from "./repository.ts";
 
 export type ProjectService = ReturnType<typeof createProjectService>;
+
+type ProjectInput = { name: string; description?: string | null; task_type?: TaskType | null };
 
 const toProject = (project: ProjectRow, role: ProjectRole, experimentCount: number) => ({
   id: project.id,
@@ -53,20 +56,36 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
     return found;
   }
 
+  /**
+   * The project in which the caller may create things: the named one, or the caller's own default.
+   * @throws UNAUTHORIZED · PROJECT_NOT_FOUND for an unknown or foreign one · FORBIDDEN for a viewer
+   */
+  async function writable(principal: Principal, projectId: number | null) {
+    const access = await projects.access(principal, projectId);
+    if (access === undefined) throw unauthorized();
+    if (access.projectId === null || access.role === null) {
+      throw new AppError("PROJECT_NOT_FOUND", "Project not found", { field: "project_id" });
+    }
+    if (access.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot change it");
+    return { projectId: access.projectId, userId: access.userId };
+  }
+
+  async function createNew(principal: Principal, input: ProjectInput, key: IdempotencyKey | null) {
+    const { userId } = await writable(principal, null);
+    const { name, description = null, task_type: taskType = null } = input;
+    const at = now();
+    const project = { ownerId: userId, name, description, taskType };
+    const id = await projects.create(project, key, at);
+    return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner", 0);
+  }
+
+  async function get(principal: Principal, projectId: number) {
+    const { project, role, experimentCount } = await readable(principal, projectId);
+    return toProject(project, role, experimentCount);
+  }
+
   return {
-    /**
-     * The project in which the caller may create things: the named one, or the caller's own default.
-     * @throws UNAUTHORIZED · PROJECT_NOT_FOUND for an unknown or foreign one · FORBIDDEN for a viewer
-     */
-    async writable(principal: Principal, projectId: number | null): Promise<{ projectId: number; userId: number }> {
-      const access = await projects.access(principal, projectId);
-      if (access === undefined) throw unauthorized();
-      if (access.projectId === null || access.role === null) {
-        throw new AppError("PROJECT_NOT_FOUND", "Project not found", { field: "project_id" });
-      }
-      if (access.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot change it");
-      return { projectId: access.projectId, userId: access.userId };
-    },
+    writable,
 
     async list(principal: Principal, page: { skip: number; limit: number }) {
       const rows = await projects.list(principal, page);
@@ -80,22 +99,17 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
       };
     },
 
-    async create(
-      principal: Principal,
-      input: { name: string; description?: string | null; task_type?: TaskType | null },
-    ) {
-      const { userId } = await this.writable(principal, null);
-      const { name, description = null, task_type: taskType = null } = input;
-      const at = now();
-      const project = { ownerId: userId, name, description, taskType };
-      const id = await projects.create(project, at);
-      return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner", 0);
-    },
+    /** Stores a project that the caller owns; with a key, once. @throws UNAUTHORIZED, and as `get` when it is gone since */
+    create: (principal: Principal, input: ProjectInput, key: IdempotencyKey | null = null) =>
+      createOnce(
+        { binding: projects.binding, now },
+        principal,
+        key,
+        () => createNew(principal, input, key),
+        (projectId) => get(principal, Number(projectId)),
+      ),
 
-    async get(principal: Principal, projectId: number) {
-      const { project, role, experimentCount } = await readable(principal, projectId);
-      return toProject(project, role, experimentCount);
-    },
+    get,
 
     /** Changes what is named. @throws FORBIDDEN for members who do not own it */
     async update(

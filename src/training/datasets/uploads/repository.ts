@@ -1,4 +1,4 @@
-import { and, asc, eq, lt, sql } from "drizzle-orm";
+import { and, asc, desc, eq, lt, type SQL, sql } from "drizzle-orm";
 import { z } from "zod";
 import { me, type Principal } from "../../../auth/principal.ts";
 import { runBatch } from "../../../db/batch.ts";
@@ -6,6 +6,7 @@ import { createDb } from "../../../db/client.ts";
 import { datasetUploadParts, datasetUploads, projectMembers, type UploadRefusal } from "../../../db/schema/index.ts";
 import { keys } from "../../../storage/keys.ts";
 import { noteRemoval } from "../../../storage/removals.ts";
+import { type IdempotencyKey, rememberKey } from "../../idempotency.ts";
 import { mayWrite } from "../repository.ts";
 
 export type UploadRepository = ReturnType<typeof createUploadRepository>;
@@ -23,7 +24,8 @@ const PartsSchema = z.array(z.tuple([z.number(), z.string()]));
 export function createUploadRepository(binding: D1Database) {
   const db = createDb(binding);
 
-  const withParts = (principal: Principal, uploadId: string) => {
+  /** Uploads with their parts and the caller's role in their projects. No row at all: the caller is not valid. */
+  const withParts = (principal: Principal, condition: SQL) => {
     const caller = me(db, principal);
     return db
       .with(caller)
@@ -32,15 +34,14 @@ export function createUploadRepository(binding: D1Database) {
         role: projectMembers.role,
         parts: sql<string>`(select json_group_array(json_array(n, etag)) from (
           select ${datasetUploadParts.n} as n, ${datasetUploadParts.etag} as etag from ${datasetUploadParts}
-          where ${datasetUploadParts.uploadId} = ${uploadId} order by 1))`.as("parts"),
+          where ${datasetUploadParts.uploadId} = ${datasetUploads.id} order by 1))`.as("parts"),
       })
       .from(caller)
-      .leftJoin(datasetUploads, eq(datasetUploads.id, uploadId))
+      .leftJoin(datasetUploads, condition)
       .leftJoin(
         projectMembers,
         and(eq(projectMembers.projectId, datasetUploads.projectId), eq(projectMembers.userId, caller.id)),
-      )
-      .limit(1);
+      );
   };
 
   const toFound = (row: { upload: UploadRow | null; role: FoundUpload["role"]; parts: string }): FoundUpload => ({
@@ -56,8 +57,8 @@ export function createUploadRepository(binding: D1Database) {
   return {
     binding,
 
-    /** Stores a new upload; false when its owner has too many unfinished ones. */
-    async open(row: UploadRow, maxOpen: number): Promise<boolean> {
+    /** Stores a new upload and its key; false when its owner has too many unfinished ones. @throws when the key is there already */
+    async open(row: UploadRow, key: IdempotencyKey | null, maxOpen: number): Promise<boolean> {
       const { id, projectId, ownerId, name, description, format, visibility } = row;
       const [inserted] = await runBatch(binding, [
         sql`insert into ${datasetUploads} (id, project_id, owner_id, name, description, format, visibility, size_bytes,
@@ -66,14 +67,31 @@ export function createUploadRepository(binding: D1Database) {
             ${row.sha256}, ${row.partBytes}, ${row.storageUploadId}, 'open', ${row.createdAt}, ${row.updatedAt}
           where (select count(*) from ${datasetUploads}
             where ${datasetUploads.ownerId} = ${ownerId} and ${datasetUploads.state} in ('open', 'assembled')) < ${maxOpen}`,
+        ...(key === null
+          ? []
+          : rememberKey(
+              ownerId,
+              key,
+              id,
+              row.createdAt,
+              sql`exists (select 1 from ${datasetUploads} where ${datasetUploads.id} = ${id})`,
+            )),
       ]);
       return (inserted?.meta.changes ?? 0) > 0;
     },
 
     /** An upload with its parts and the caller's role in its project. Undefined: the caller is not valid. */
     async find(principal: Principal, uploadId: string): Promise<FoundUpload | undefined> {
-      const [row] = await withParts(principal, uploadId);
+      const [row] = await withParts(principal, eq(datasetUploads.id, uploadId));
       return row && toFound(row);
+    },
+
+    /** The caller's own uploads that are no dataset, the last touched first. No row at all: the caller is not valid. */
+    async unfinished(principal: Principal, limit: number): Promise<FoundUpload[]> {
+      const own = sql`${datasetUploads.ownerId} = ${principal.userId}
+        and ${datasetUploads.state} in ('open', 'assembled', 'refused')`;
+      const rows = await withParts(principal, own).orderBy(desc(datasetUploads.updatedAt)).limit(limit);
+      return rows.map(toFound);
     },
 
     /**
@@ -82,7 +100,7 @@ export function createUploadRepository(binding: D1Database) {
      */
     async beginPart(principal: Principal, uploadId: string, n: number, sizeBytes: number) {
       const [found] = await db.batch([
-        withParts(principal, uploadId),
+        withParts(principal, eq(datasetUploads.id, uploadId)),
         db.delete(datasetUploadParts).where(
           and(
             eq(datasetUploadParts.uploadId, uploadId),

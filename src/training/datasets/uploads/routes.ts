@@ -1,11 +1,13 @@
 import { createRoute } from "@hono/zod-openapi";
 import { createRouter, jsonBody, jsonContent, problems } from "../../../http/create-api.ts";
+import { idempotencyKey, keyHeader } from "../../idempotency.ts";
 import { DatasetSchema } from "../schemas.ts";
 import {
   CreateUploadSchema,
   PartHeadersSchema,
   PartParamsSchema,
   PartSchema,
+  UploadListSchema,
   UploadParamsSchema,
   UploadSchema,
 } from "./schemas.ts";
@@ -23,8 +25,18 @@ const begin = createRoute({
     "Cut the zip into parts of `part_size` bytes, the last one shorter, send each with `PUT …/parts/{n}` in any order, several " +
     "at a time if you like, then `POST …/complete`. After a failure ask for the state and go on with what is missing.",
   security,
-  request: { body: jsonBody(CreateUploadSchema) },
+  request: { headers: keyHeader, body: jsonBody(CreateUploadSchema) },
   responses: { 201: jsonContent(UploadSchema, "The upload"), ...problems(400, 401, 403, 404, 409, 415, 422) },
+});
+
+const list = createRoute({
+  method: "get",
+  path: "/datasets/uploads",
+  operationId: "listDatasetUploads",
+  tags,
+  summary: "The caller's uploads that have become no dataset yet, the last touched first",
+  security,
+  responses: { 200: jsonContent(UploadListSchema, "The uploads"), ...problems(401) },
 });
 
 const putPart = createRoute({
@@ -78,7 +90,13 @@ const remove = createRoute({
 export const uploadRoutes = createRouter()
   .openapi(begin, async (c) => {
     const { uploads } = c.get("services").datasets;
-    return c.json(await uploads.begin(c.get("principal"), c.req.valid("json")), 201);
+    const input = c.req.valid("json");
+    const key = await idempotencyKey(c.req.valid("header")["idempotency-key"], "beginDatasetUpload", input);
+    return c.json(await uploads.begin(c.get("principal"), input, key), 201);
+  })
+  .openapi(list, async (c) => {
+    const { uploads } = c.get("services").datasets;
+    return c.json(await uploads.list(c.get("principal")), 200);
   })
   .openapi(putPart, async (c) => {
     const { upload_id, n } = c.req.valid("param");

@@ -68,6 +68,8 @@ export const UploadSchema = z
     },
   });
 
+export const UploadListSchema = z.object({ uploads: z.array(UploadSchema) }).openapi("DatasetUploadList");
+
 export const UploadParamsSchema = z.object({
   upload_id: z.uuid().openapi({ param: { name: "upload_id", in: "path" }, example: UPLOAD_ID }),
 });

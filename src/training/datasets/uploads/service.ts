@@ -9,6 +9,7 @@ import { keys } from "../../../storage/keys.ts";
 import { objectSha256, storePart } from "../../../storage/parts.ts";
 import { storedObject } from "../../../storage/ranges.ts";
 import { finishRemoval } from "../../../storage/removals.ts";
+import { createOnce, type IdempotencyKey } from "../../idempotency.ts";
 import type { ProjectService } from "../../projects/service.ts";
 import { readZipContent } from "../content.ts";
 import { FORMATS } from "../formats/index.ts";
@@ -17,6 +18,19 @@ import { type DatasetRepository, newDatasetRow } from "../repository.ts";
 import { ZIP_OBJECT } from "../upload.ts";
 import { MAX_OPEN_UPLOADS, missingParts, PART_BYTES, partCount, partSize, UPLOAD_LIFE_MS } from "./plan.ts";
 import { createUploadRepository, type FoundUpload, type ReceivedPart, type UploadRow } from "./repository.ts";
+
+/** Of the refused ones more may be there; they go a day later. */
+const MAX_LISTED = 100;
+
+type UploadInput = {
+  name: string;
+  description?: string | null;
+  format: FormatName;
+  visibility: "private" | "public";
+  project_id?: number | null;
+  size_bytes: number;
+  sha256?: string | null;
+};
 
 const notFound = () => new AppError("UPLOAD_NOT_FOUND", "Upload not found");
 const invalid = (field: string, message: string) => new AppError("VALIDATION_ERROR", `${field}: ${message}`, { field });
@@ -133,49 +147,70 @@ export function createUploadService<Dataset>(deps: {
     });
   }
 
-  return {
-    /**
-     * Begins an upload.
-     * @throws UNAUTHORIZED · PROJECT_NOT_FOUND · FORBIDDEN · QUOTA_EXCEEDED
-     */
-    async begin(
-      principal: Principal,
-      input: {
-        name: string;
-        description?: string | null;
-        format: FormatName;
-        visibility: "private" | "public";
-        project_id?: number | null;
-        size_bytes: number;
-        sha256?: string | null;
-      },
-    ) {
-      const { projectId, userId } = await projects.writable(principal, input.project_id ?? null);
-      const id = newUuid();
-      const stored = await bucket.createMultipartUpload(objectKey(id));
-      const at = now();
-      const upload: UploadRow = {
-        id,
-        projectId,
-        ownerId: userId,
-        name: input.name,
-        description: input.description ?? null,
-        format: input.format,
-        visibility: input.visibility,
-        sizeBytes: input.size_bytes,
-        sha256: input.sha256 ?? null,
-        partBytes: PART_BYTES,
-        storageUploadId: stored.uploadId,
-        state: "open",
-        refusal: null,
-        createdAt: at,
-        updatedAt: at,
-      };
-      if (!(await uploads.open(upload, MAX_OPEN_UPLOADS))) {
-        await stored.abort();
+  async function beginNew(principal: Principal, input: UploadInput, key: IdempotencyKey | null) {
+    const { projectId, userId } = await projects.writable(principal, input.project_id ?? null);
+    const id = newUuid();
+    const stored = await bucket.createMultipartUpload(objectKey(id));
+    const at = now();
+    const upload: UploadRow = {
+      id,
+      projectId,
+      ownerId: userId,
+      name: input.name,
+      description: input.description ?? null,
+      format: input.format,
+      visibility: input.visibility,
+      sizeBytes: input.size_bytes,
+      sha256: input.sha256 ?? null,
+      partBytes: PART_BYTES,
+      storageUploadId: stored.uploadId,
+      state: "open",
+      refusal: null,
+      createdAt: at,
+      updatedAt: at,
+    };
+    try {
+      if (!(await uploads.open(upload, key, MAX_OPEN_UPLOADS))) {
         throw new AppError("QUOTA_EXCEEDED", `At most ${MAX_OPEN_UPLOADS} unfinished uploads; complete or delete one`);
       }
-      return toUpload(upload, []);
+    } catch (thrown) {
+      await stored.abort();
+      throw thrown;
+    }
+    return toUpload(upload, []);
+  }
+
+  /** @throws UNAUTHORIZED · UPLOAD_NOT_FOUND */
+  async function state(principal: Principal, uploadId: string) {
+    const { upload, parts } = readable(await uploads.find(principal, uploadId));
+    return toUpload(upload, parts);
+  }
+
+  return {
+    /**
+     * Begins an upload; with a key, once.
+     * @throws UNAUTHORIZED · PROJECT_NOT_FOUND · FORBIDDEN · QUOTA_EXCEEDED
+     */
+    async begin(principal: Principal, input: UploadInput, key: IdempotencyKey | null = null) {
+      return createOnce(
+        { binding: datasets.binding, now },
+        principal,
+        key,
+        () => beginNew(principal, input, key),
+        (uploadId) => state(principal, uploadId),
+      );
+    },
+
+    /**
+     * The caller's uploads that are no dataset (yet), the last touched first.
+     * @throws UNAUTHORIZED
+     */
+    async list(principal: Principal) {
+      const found = await uploads.unfinished(principal, MAX_LISTED);
+      if (found.length === 0) throw unauthorized();
+      return {
+        uploads: found.flatMap(({ upload, role, parts }) => (upload && role ? [toUpload(upload, parts)] : [])),
+      };
     },
 
     /**
@@ -210,11 +245,7 @@ export function createUploadService<Dataset>(deps: {
       }
     },
 
-    /** @throws UNAUTHORIZED · UPLOAD_NOT_FOUND */
-    async state(principal: Principal, uploadId: string) {
-      const { upload, parts } = readable(await uploads.find(principal, uploadId));
-      return toUpload(upload, parts);
-    },
+    state,
 
     /**
      * Makes the dataset of the parts, and answers it. Repeated, it goes on where it was cut off, and then answers the same
