@@ -74,6 +74,8 @@ export const jobAttempts = sqliteTable(
     runnerId: text("runner_id"),
     /** Epoch of the checkpoint it went on from; 0 when it began anew. */
     resumeEpoch: integer("resume_epoch").notNull(),
+    /** Lowest epoch of its points; null before the first one. */
+    firstEpoch: integer("first_epoch"),
     startedAt: integer("started_at").notNull(),
     endedAt: integer("ended_at"),
     outcome: text(),
@@ -100,6 +102,42 @@ export const trainingMetrics = sqliteTable(
     createdAt: integer("created_at").notNull(),
   },
   (table) => [primaryKey({ columns: [table.jobId, table.epoch, table.step, table.attempt] })],
+);
+
+/**
+ * Points of one attempt that are neighbours in (epoch, step), counted together so that a chart need not read them: level 1
+ * stands for 64 points and more, each further level for 8 segments and more of the one below. A key is `epoch << 40 | step`;
+ * it is read by SQL only, JavaScript numbers do not hold it. Segments of a level follow each other without a hole from the
+ * attempt's first point on: one reaches from behind the last key of the one before to its own.
+ */
+export const metricSegments = sqliteTable(
+  "metric_segments",
+  {
+    jobId: integer("job_id").notNull(),
+    attempt: integer().notNull(),
+    level: integer().notNull(),
+    lastKey: integer("last_key").notNull(),
+    firstKey: integer("first_key").notNull(),
+    points: integer().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.jobId, table.attempt, table.level, table.lastKey] })],
+);
+
+/** Lowest and highest value of a series in a segment, and where they are. No row: the series has no value there. */
+export const metricExtremes = sqliteTable(
+  "metric_extremes",
+  {
+    jobId: integer("job_id").notNull(),
+    attempt: integer().notNull(),
+    level: integer().notNull(),
+    lastKey: integer("last_key").notNull(),
+    series: text().notNull(),
+    low: real().notNull(),
+    lowKey: integer("low_key").notNull(),
+    high: real().notNull(),
+    highKey: integer("high_key").notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.jobId, table.attempt, table.level, table.lastKey, table.series] })],
 );
 
 /** Logs as received: one row a chunk of lines. `firstLine` counts the lines of the job in order of arrival, from 1. */

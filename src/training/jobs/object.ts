@@ -656,6 +656,7 @@ export class TrainingJob extends DurableObject<Env> {
           owner: state.owner ?? "plain",
           runnerId: state.runnerId,
           resumeEpoch,
+          firstEpoch: null,
           startedAt: now,
           endedAt: null,
           outcome: null,

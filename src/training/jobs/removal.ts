@@ -12,7 +12,15 @@ export type JobRemoval = ReturnType<typeof createJobRemoval>;
 export const LIVE_STATUSES = ["queued", "running"] as const;
 
 /** Tables whose rows are a job's own. Images come first: they are found through the results. */
-const TABLES = ["validation_results", "training_metrics", "log_chunks", "artifacts", "job_attempts"] as const;
+const TABLES = [
+  "validation_results",
+  "training_metrics",
+  "metric_segments",
+  "metric_extremes",
+  "log_chunks",
+  "artifacts",
+  "job_attempts",
+] as const;
 
 /** Removes a job: its object forgets it, its rows go in one batch, its files are ordered to be removed. */
 export function createJobRemoval(deps: {
