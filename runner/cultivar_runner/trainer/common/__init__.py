@@ -1,0 +1,1 @@
+"""What the trainers of all frameworks share: reading datasets, splits, metrics, checkpoint files."""
