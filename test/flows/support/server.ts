@@ -11,6 +11,8 @@ import { applyMigrations } from "../../../scripts/lib/wrangler.ts";
 
 export type FlowServer = {
   url: string;
+  /** Where its state is: what `--persist-to` takes. */
+  folder: string;
   /** Kills it as a power cut would, and leaves its storage. */
   kill(): Promise<void>;
   /** Serves the same storage on the same port again. */
@@ -82,5 +84,5 @@ export async function startServer(timers: Record<string, number> = {}): Promise<
     await dispose();
     throw error;
   }
-  return { url, kill, start, dispose, output: () => output };
+  return { url, folder, kill, start, dispose, output: () => output };
 }
