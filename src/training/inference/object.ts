@@ -9,8 +9,9 @@ import type { CheckpointManifest } from "./manifest.ts";
 import { checkModelFacts, readModelFacts } from "./model-file.ts";
 import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
 import type { OnnxModel } from "./onnx-runtime.ts";
-import { classify, type Prediction } from "./postprocess.ts";
+import { classify } from "./postprocess.ts";
 import { imageToTensor } from "./preprocess.ts";
+import type { InferenceOptions, InferenceResult } from "./results.ts";
 
 /** A file in the object store, and what it must be. */
 export type StoredFile = { key: string; sha256: string; sizeBytes: number };
@@ -22,12 +23,11 @@ export type InferRequest = {
   manifest: CheckpointManifest;
   /** The image file. A view of a larger buffer would send all of the buffer. */
   image: Uint8Array;
-  /** How many labels to answer. */
-  topK: number;
+  options: InferenceOptions;
 };
 
 export type InferAnswer = {
-  predictions: Prediction[];
+  result: InferenceResult;
   /** Whether the model had to be loaded for this call. */
   cold: boolean;
   /**
@@ -101,10 +101,10 @@ export class ModelSession extends DurableObject<Env> {
           : outputs;
       }
 
-      const predictions = classify(outputs.value, manifest, request.topK);
+      const predictions = classify(outputs.value, manifest, request.options.topK);
       if (!predictions.ok) return predictions;
       return ok({
-        predictions: predictions.value,
+        result: { task_type: "image_classification", predictions: predictions.value },
         cold: !kept,
         timings: { queueMs: startedAt - queuedAt, loadMs },
       });

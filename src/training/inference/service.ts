@@ -76,7 +76,6 @@ export function createInferenceService(deps: {
     const size = checkModelSize(manifest.value, model.sizeBytes, external?.sizeBytes ?? 0);
     if (!size.ok) throw unavailable(size.error.message);
     return {
-      taskType: row.taskType,
       modelName: row.modelName ?? manifest.value.model_name,
       checkpoint: { artifact_id: model.id, epoch: model.epoch, role: model.role, sha256: model.sha256 },
       request: {
@@ -86,7 +85,7 @@ export function createInferenceService(deps: {
             ? { key: external.storageKey, sha256: external.sha256, sizeBytes: external.sizeBytes, path: weights.path }
             : null,
         manifest: manifest.value,
-      } satisfies Omit<InferRequest, "image" | "topK">,
+      } satisfies Omit<InferRequest, "image" | "options">,
     };
   }
 
@@ -122,16 +121,21 @@ export function createInferenceService(deps: {
       if (!parsed.success) throw validationError(parsed.error);
       const image = toBytes(form.image);
       const header = unwrap(readImageHeader(image));
-      const { taskType, modelName, checkpoint, request } = await resolve(principal, parsed.data);
+      const { modelName, checkpoint, request } = await resolve(principal, parsed.data);
 
       // Measured on this side of the call: the object's own clock stands still while it computes.
+      const options = {
+        confidenceThreshold: parsed.data.confidence_threshold,
+        iouThreshold: parsed.data.iou_threshold,
+        maxDetections: parsed.data.max_detections,
+        topK: parsed.data.top_k,
+      };
       const startedAt = performance.now();
-      const answer = await ask({ ...request, image, topK: parsed.data.top_k });
+      const answer = await ask({ ...request, image, options });
       const totalMs = performance.now() - startedAt;
       const { queueMs, loadMs } = answer.timings;
       return {
-        predictions: answer.predictions,
-        task_type: taskType,
+        ...answer.result,
         model_name: modelName,
         inference_time_ms: tenth(totalMs),
         engine: "onnx" as const,

@@ -49,14 +49,20 @@ const store = async (bytes: Uint8Array<ArrayBuffer>): Promise<StoredFile> => {
   return { key, sha256: await sha256Hex(bytes), sizeBytes: bytes.byteLength };
 };
 
-const infer = (request: Omit<InferRequest, "external" | "topK"> & Partial<InferRequest>, name = request.model.sha256) =>
-  env.MODEL_SESSION.getByName(name).infer({ external: null, topK: 100, ...request });
+const OPTIONS = { confidenceThreshold: 0.25, iouThreshold: 0.45, maxDetections: 100, topK: 100 };
+
+const infer = (
+  request: Omit<InferRequest, "external" | "options"> & Partial<InferRequest>,
+  name = request.model.sha256,
+) => env.MODEL_SESSION.getByName(name).infer({ external: null, options: OPTIONS, ...request });
 
 /** Confidences by label id. */
 const confidences = async (...parameters: Parameters<typeof infer>): Promise<number[]> => {
   const result = await infer(...parameters);
   if (!result.ok) throw new Error(`${result.error.code}: ${result.error.message}`);
-  return [...result.value.predictions].sort((a, b) => a.label_id - b.label_id).map(({ confidence }) => confidence);
+  return [...result.value.result.predictions]
+    .sort((a, b) => Number(a.label_id) - Number(b.label_id))
+    .map(({ confidence }) => Number(confidence));
 };
 
 const close = (actual: number[], wanted: number[], within: number) => {
@@ -182,14 +188,14 @@ describe("ModelSession: answers", () => {
 
   it("answers the top k in descending order, with label and id", async ({ expect }) => {
     const { model, logits, manifest } = await linear(2, 9);
-    const result = await infer({ model, manifest, image: picture, topK: 4 });
+    const result = await infer({ model, manifest, image: picture, options: { ...OPTIONS, topK: 4 } });
     const order = logits
       .map((_, i) => i)
       .sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0))
       .slice(0, 4);
     if (!result.ok) throw new Error(result.error.message);
-    expect(result.value.predictions.map(({ label_id }) => label_id)).toEqual(order);
-    expect(result.value.predictions.map(({ label }) => label)).toEqual(order.map((id) => `label ${id}`));
+    expect(result.value.result.predictions.map(({ label_id }) => label_id)).toEqual(order);
+    expect(result.value.result.predictions.map(({ label }) => label)).toEqual(order.map((id) => `label ${id}`));
   });
 
   it("loads a model once and says so", async ({ expect }) => {
