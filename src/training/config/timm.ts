@@ -744,6 +744,21 @@ const VALIDATION: readonly Field[] = [
 const TRAINING: readonly Field[] = [
   {
     type: "boolean",
+    name: "pretrained",
+    label: "Pretrained Weights",
+    description: "Begin from published weights; the job fails where they cannot be had. Off: from random weights",
+    omitted: true,
+  },
+  {
+    type: "integer",
+    name: "seed",
+    label: "Seed",
+    description: "The same seed, data and settings give the same model",
+    omitted: 0,
+    min: 0,
+  },
+  {
+    type: "boolean",
     name: "mixed_precision",
     label: "Mixed Precision",
     description: "Compute in 16 bits where that is safe",

@@ -104,7 +104,7 @@ describe("configSchema", () => {
       return [framework, fields.length, array_fields.length];
     });
     expect(counts).toEqual([
-      ["timm", 72, 8],
+      ["timm", 74, 8],
       ["ultralytics", 29, 0],
       ["embedded", 39, 5],
     ]);

@@ -129,7 +129,7 @@ describe("validateAdvancedConfig", () => {
   it.for([
     ["timm", { optimizer_type: "adam" }, "optimizer_type"],
     ["timm", { optimizer: { lr: 0.1 } }, "optimizer.lr"],
-    ["timm", { seed: 1 }, "seed"],
+    ["timm", { ema_decay: 1 }, "ema_decay"],
     ["ultralytics", { lr0: 0.1 }, "lr0"],
     ["ultralytics", { mixed_precision: true }, "mixed_precision"],
     ["embedded", { augmentation: { mixup: true } }, "augmentation.mixup"],
