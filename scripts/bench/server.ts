@@ -6,6 +6,7 @@ import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { unstable_readConfig } from "wrangler";
 import { z } from "zod";
 import { DATABASE, ROOT, runWrangler } from "../lib/wrangler.ts";
+import { type IsolateMemory, isolateMemory } from "./isolate-memory.ts";
 import { childProcessorTime } from "./processor-time.ts";
 
 const BUCKET = "BUCKET";
@@ -22,6 +23,8 @@ export type BenchServer = {
   internalSecret: string;
   /** Processor time of the runtime so far, in milliseconds; null where that cannot be told. */
   cpuMs(): number | null;
+  /** What the application's isolate holds; null unless it is inspected, which costs speed. */
+  memory: IsolateMemory | null;
   /** What the Worker logged as a warning or an error. */
   complaints: string[];
   dispose(): Promise<void>;
@@ -77,7 +80,11 @@ const statementsOf = (file: string) =>
  * Builds the production bundle and runs it in Miniflare, each Worker on a socket of its own: `wrangler dev` and Miniflare's
  * entry would measure their proxies. `settings` are variables of the application.
  */
-export async function startBenchServer(folder: string, settings: Record<string, string>): Promise<BenchServer> {
+export async function startBenchServer(
+  folder: string,
+  settings: Record<string, string>,
+  { inspect = false }: { inspect?: boolean } = {},
+): Promise<BenchServer> {
   const config = ConfigSchema.parse(unstable_readConfig({ config: join(ROOT, "wrangler.toml") }));
   const modules = await bundle(join(folder, "bundle"));
   const secrets = { JWT_SECRET: randomBytes(32).toString("hex"), INTERNAL_SECRET: randomBytes(32).toString("hex") };
@@ -122,6 +129,7 @@ export async function startBenchServer(folder: string, settings: Record<string, 
       ],
     }),
     logRequests: false,
+    ...(inspect ? { inspectorPort: 0 } : {}),
     resourcePersistencePath: join(folder, "storage"),
   });
   try {
@@ -141,6 +149,7 @@ export async function startBenchServer(folder: string, settings: Record<string, 
       internalSecret: secrets.INTERNAL_SECRET,
       cpuMs: childProcessorTime("workerd"),
       complaints,
+      memory: inspect ? await isolateMemory(await miniflare.getInspectorURL(), APP) : null,
       dispose: () => miniflare.dispose(),
     };
   } catch (thrown) {

@@ -1,0 +1,61 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { z } from "zod";
+
+/** What an isolate holds, asked through V8's inspector protocol. */
+export type IsolateMemory = {
+  /** Bytes in use: JavaScript heap and the buffers behind it, the two that count towards a Worker's 128 MB. */
+  usedBytes(): Promise<number>;
+};
+
+const TargetsSchema = z.array(z.object({ id: z.string(), webSocketDebuggerUrl: z.string() }));
+const AnswerSchema = z.object({ id: z.number(), result: z.unknown().optional(), error: z.unknown().optional() });
+const UsageSchema = z.object({
+  usedSize: z.number(),
+  embedderHeapUsedSize: z.number().default(0),
+  backingStorageSize: z.number().default(0),
+});
+
+/** An isolate that computes answers late. */
+const ANSWER_MS = 60_000;
+
+/**
+ * Connects to one Worker of a Miniflare.
+ * @param inspector Miniflare's inspector address
+ * @param worker the Worker's name
+ */
+export async function isolateMemory(inspector: URL, worker: string): Promise<IsolateMemory> {
+  const list = new URL("/json", inspector.href.replace(/^ws/, "http"));
+  const targets = TargetsSchema.parse(await (await fetch(list)).json());
+  const target = targets.find(({ id }) => id.includes(worker));
+  if (target === undefined) throw new Error(`no inspector target for ${worker}`);
+  const socket = new WebSocket(target.webSocketDebuggerUrl);
+  await new Promise<void>((resolve, reject) => {
+    socket.addEventListener("open", () => resolve(), { once: true });
+    socket.addEventListener("error", () => reject(new Error("the inspector does not answer")), { once: true });
+  });
+  let lastId = 0;
+  const waiting = new Map<number, (answer: z.infer<typeof AnswerSchema>) => void>();
+  socket.addEventListener("message", ({ data }) => {
+    const answer = AnswerSchema.safeParse(JSON.parse(String(data)));
+    if (!answer.success) return;
+    waiting.get(answer.data.id)?.(answer.data);
+    waiting.delete(answer.data.id);
+  });
+  const ask = async (method: string) => {
+    lastId += 1;
+    const id = lastId;
+    const answered = new Promise<z.infer<typeof AnswerSchema>>((resolve) => waiting.set(id, resolve));
+    socket.send(JSON.stringify({ id, method, params: {} }));
+    const answer = await Promise.race([answered, delay(ANSWER_MS, null, { ref: false })]);
+    if (answer === null || answer.error !== undefined)
+      throw new Error(`inspector: ${method}: ${JSON.stringify(answer)}`);
+    return answer.result;
+  };
+  const usedBytes = async () => {
+    const { usedSize, embedderHeapUsedSize, backingStorageSize } = UsageSchema.parse(await ask("Runtime.getHeapUsage"));
+    return usedSize + embedderHeapUsedSize + backingStorageSize;
+  };
+  return {
+    usedBytes,
+  };
+}
