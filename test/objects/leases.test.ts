@@ -355,6 +355,15 @@ describe("resume", () => {
       [2, 1],
       [3, 2],
     ]);
+    const ofFirst = (query = "") =>
+      call<{ epoch: number }[]>("GET", `/api/v1/training/jobs/${jobId}/metrics?attempt=1&limit=3${query}`, {
+        token: owner.token,
+      });
+    const newest = await ofFirst();
+    expect(newest.body.map(({ epoch }) => epoch)).toEqual([2, 3, 4]);
+    const before = /[?&]before=([^&>]+)[^,]*rel="prev"/.exec(newest.headers.get("link") ?? "")?.[1];
+    expect((await ofFirst(`&before=${before}`)).body.map(({ epoch }) => epoch)).toEqual([1]);
+    expect((await ofFirst("&max_points=10")).status).toBe(422);
     expect((await detail(owner, jobId)).current_epoch).toBe(3);
   });
 

@@ -33,7 +33,13 @@ export type JobFilter = {
 };
 
 /** The newest points before a position, or the first ones after one. */
-export type MetricPage = { limit: number; before: MetricPosition | null; after: MetricPosition | null };
+export type MetricPage = {
+  limit: number;
+  before: MetricPosition | null;
+  after: MetricPosition | null;
+  /** All points of this attempt, also those that a later one has taken back; null: the points that count. */
+  attempt: number | null;
+};
 
 /** A point is superseded when a later attempt went on from an epoch before it. */
 const notSuperseded = sql`not exists (select 1 from ${jobAttempts} later where later.job_id = ${trainingMetrics.jobId}
@@ -203,7 +209,7 @@ export function createJobRepository(binding: D1Database) {
     },
 
     /** One page of points: newest first before a position, oldest first after one. */
-    async metrics(principal: Principal, jobId: number, { limit, before, after }: MetricPage) {
+    async metrics(principal: Principal, jobId: number, { limit, before, after, attempt }: MetricPage) {
       const caller = me(db, principal);
       const at = sql`(${trainingMetrics.epoch}, ${trainingMetrics.step})`;
       const direction = after === null ? desc : asc;
@@ -218,7 +224,7 @@ export function createJobRepository(binding: D1Database) {
           and(
             eq(trainingMetrics.jobId, trainingJobs.id),
             isMember,
-            notSuperseded,
+            attempt === null ? notSuperseded : eq(trainingMetrics.attempt, attempt),
             before === null ? undefined : sql`${at} < (${before.epoch}, ${before.step})`,
             after === null ? undefined : sql`${at} > (${after.epoch}, ${after.step})`,
           ),

@@ -163,6 +163,17 @@ const metrics = createRoute({
       limit: intQuery({ min: 1, max: 10_000, default: 100 }),
       before: cursor("From `rel=prev` of the Link header"),
       after: cursor("From `rel=next` of the Link header: what has come since"),
+      attempt: z
+        .string()
+        .regex(/^[1-9]\d{0,8}$/, "must be an integer from 1")
+        .transform(Number)
+        .optional()
+        .openapi({
+          type: "integer",
+          minimum: 1,
+          description:
+            "All points of this attempt, those included that a later attempt has taken back by going on before them",
+        }),
       max_points: z
         .string()
         .regex(/^[1-9]\d{0,4}$/, "must be an integer")
@@ -344,6 +355,7 @@ export const jobRoutes = createRouter()
     const { job_id } = c.req.valid("param");
     const query = c.req.valid("query");
     onlyOne(query, "before", "after", "max_points");
+    onlyOne(query, "attempt", "max_points");
     if (query.max_points !== undefined) {
       return c.json(await jobs.curve(c.get("principal"), job_id, query.max_points, query.series), 200);
     }
@@ -356,6 +368,7 @@ export const jobRoutes = createRouter()
       limit: query.limit,
       before: position(query.before, "before"),
       after: position(query.after, "after"),
+      attempt: query.attempt ?? null,
     });
     const write = (at: { epoch: number; step: number } | null) =>
       at === null ? null : writeCursor("metrics", [at.epoch, at.step]);
