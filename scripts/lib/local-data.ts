@@ -146,5 +146,6 @@ async function loadDataset(db: D1Database, bucket: R2Bucket, nowMs: number): Pro
     },
     storageKey,
     files,
+    null,
   );
 }
