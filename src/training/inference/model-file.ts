@@ -1,5 +1,6 @@
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
-import type { CheckpointManifest } from "./manifest.ts";
+import { extraValues } from "./decode/boxes.ts";
+import type { CheckpointManifest, YoloOutput } from "./manifest.ts";
 
 /**
  * Looks into an ONNX file before it is given to the runtime: how many nodes, which operators, which files beside it, which
@@ -159,9 +160,12 @@ export type Port = { name: string; type: string | null; shape: readonly (number 
 
 const describe = (shape: Port["shape"]) => `[${shape.slice(0, 8).join(", ")}]`;
 
+/** Stands for any size of an axis. */
+const ANY = -1;
+
 const fits = (shape: Port["shape"], wanted: readonly number[]): boolean =>
   shape.length === wanted.length &&
-  shape.every((size, axis) => typeof size === "string" || size < 0 || size === wanted[axis]);
+  shape.every((size, axis) => typeof size === "string" || size < 0 || wanted[axis] === ANY || size === wanted[axis]);
 
 /** Compares what an opened model takes and gives with its manifest, before the first run. */
 export function checkSignature(
@@ -180,13 +184,39 @@ export function checkSignature(
       `The model takes ${input.type ?? "no tensor"} ${describe(input.shape)}, its manifest says float32 ${describe(wanted)}`,
     );
   }
-  const output = outputs.find((port) => port.name === manifest.output.name);
-  if (output?.type !== "float32") {
-    return notUsable(`The model gives no float32 output named ${manifest.output.name}, as its manifest says`);
+  return manifest.output.decode === "yolo"
+    ? checkYoloOutputs(outputs, manifest.output, manifest.labels.length)
+    : checkClassOutput(outputs, manifest.output.name, manifest.labels.length);
+}
+
+const findOutput = (outputs: readonly Port[], name: string): Result<Port, Failed> => {
+  const output = outputs.find((port) => port.name === name);
+  return output?.type === "float32"
+    ? ok(output)
+    : notUsable(`The model gives no float32 output named ${name}, as its manifest says`);
+};
+
+function checkClassOutput(outputs: readonly Port[], name: string, count: number): Result<null, Failed> {
+  const output = findOutput(outputs, name);
+  if (!output.ok) return output;
+  return fits(output.value.shape, [1, count]) || fits(output.value.shape, [count])
+    ? ok(null)
+    : notUsable(`The model gives ${describe(output.value.shape)} for ${count} labels`);
+}
+
+function checkYoloOutputs(outputs: readonly Port[], head: YoloOutput, labelCount: number): Result<null, Failed> {
+  const extra = extraValues(head);
+  const wanted = head.nms === "none" ? [1, 4 + labelCount + extra, ANY] : [1, ANY, 6 + extra];
+  const places = findOutput(outputs, head.name);
+  if (!places.ok) return places;
+  if (!fits(places.value.shape, wanted)) {
+    const says = wanted.map((size) => (size === ANY ? "any" : size));
+    return notUsable(`The model gives ${describe(places.value.shape)}, its manifest says ${describe(says)}`);
   }
-  const count = manifest.labels.length;
-  if (!fits(output.shape, [1, count]) && !fits(output.shape, [count])) {
-    return notUsable(`The model gives ${describe(output.shape)} for ${count} labels`);
-  }
-  return ok(null);
+  if (!head.masks) return ok(null);
+  const masks = findOutput(outputs, head.masks.name);
+  if (!masks.ok) return masks;
+  return fits(masks.value.shape, [1, head.masks.channels, ANY, ANY])
+    ? ok(null)
+    : notUsable(`The model gives ${describe(masks.value.shape)} for ${head.masks.channels} mask channels`);
 }

@@ -8,9 +8,11 @@ import { checkModelSize } from "./limits.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { checkModelFacts, readModelFacts } from "./model-file.ts";
 import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
+import { type NormalisedImage, normalisePixels } from "./normalise.ts";
 import type { OnnxModel } from "./onnx-runtime.ts";
-import { classify } from "./postprocess.ts";
-import { imageToTensor } from "./preprocess.ts";
+import { readAnswer } from "./postprocess.ts";
+import { imageToTensor, uprightSize } from "./preprocess.ts";
+import { planInput } from "./resample.ts";
 import type { InferenceOptions, InferenceResult } from "./results.ts";
 
 /** A file in the object store, and what it must be. */
@@ -62,7 +64,7 @@ type Wasm = Awaited<ReturnType<typeof loadWasm>>;
  */
 export class ModelSession extends DurableObject<Env> {
   /**
-   * Classifies one image. Loads the model from the object store if it is not loaded, checks that it is the model that was
+   * Runs one image through the model. Loads the model from the object store if it is not loaded, checks that it is the model that was
    * asked for, decodes the image and runs it. A failed run releases the model; the next call loads it again.
    */
   async infer(request: InferRequest): Promise<Result<InferAnswer, InferFailure>> {
@@ -89,7 +91,8 @@ export class ModelSession extends DurableObject<Env> {
 
       const pixels = await wasm.decodeImage(request.image, header.value);
       if (!pixels.ok) return pixels;
-      const tensor = imageToTensor(pixels.value, manifest.input, header.value.orientation);
+      const { orientation } = header.value;
+      const tensor = imageToTensor(pixels.value, manifest.input, orientation);
 
       const outputs = await session.run(tensor, manifest);
       if (!outputs.ok) {
@@ -101,13 +104,27 @@ export class ModelSession extends DurableObject<Env> {
           : outputs;
       }
 
-      const predictions = classify(outputs.value, manifest, request.options.topK);
-      if (!predictions.ok) return predictions;
+      const shown = uprightSize(pixels.value, orientation);
+      const frame = { ...shown, placement: planInput(shown, manifest.input).placement };
+      const result = readAnswer(outputs.value, manifest, frame, request.options);
+      if (!result.ok) return result;
       return ok({
-        result: { task_type: "image_classification", predictions: predictions.value },
+        result: result.value,
         cold: !kept,
         timings: { queueMs: startedAt - queuedAt, loadMs },
       });
+    });
+    return turn.ok ? turn.value : turn;
+  }
+
+  /** The image upright, its longer side at most `maxEdge` pixels, as PNG: for a model that runs elsewhere. */
+  async normalise(image: Uint8Array, maxEdge: number): Promise<Result<NormalisedImage, InferFailure>> {
+    const header = readImageHeader(image);
+    if (!header.ok) return header;
+    const turn = await gate.run(image.byteLength, async (): Promise<Result<NormalisedImage, InferFailure>> => {
+      const { decodeImage } = await loadWasm();
+      const pixels = await decodeImage(image, header.value);
+      return pixels.ok ? ok(normalisePixels(pixels.value, header.value.orientation, maxEdge)) : pixels;
     });
     return turn.ok ? turn.value : turn;
   }

@@ -2,9 +2,11 @@ import * as ort from "onnxruntime-web/wasm";
 import ortModule from "../../../vendor/ort-wasm-simd.wasm";
 import { errorText, logger } from "../../shared/logger.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import type { Tensor } from "./decode/boxes.ts";
 import { MAX_WASM_PAGES } from "./limits.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { checkSignature, type Port } from "./model-file.ts";
+import { type Outputs, outputNames } from "./postprocess.ts";
 
 /**
  * ONNX Runtime Web inside workerd, on one thread.
@@ -104,18 +106,19 @@ export class OnnxModel {
     return checkSignature(this.#session.inputMetadata.map(portOf), this.#session.outputMetadata.map(portOf), manifest);
   }
 
-  /** Runs one image; `tensor` is in NCHW order. Answers the values of the manifest's output. */
-  async run(tensor: Float32Array, manifest: CheckpointManifest): Promise<Result<Float32Array, ModelFailure>> {
+  /** Runs one image; `tensor` is in NCHW order. Answers the outputs that the manifest's task needs. */
+  async run(tensor: Float32Array, manifest: CheckpointManifest): Promise<Result<Outputs, ModelFailure>> {
     const { name, channels, height, width } = manifest.input;
     const input = new ort.Tensor("float32", tensor, [1, channels, height, width]);
+    const outputs = new Map<string, Tensor>();
     try {
-      const outputs = await this.#session.run({ [name]: input }, [manifest.output.name]);
-      const output = outputs[manifest.output.name];
-      const data = output?.data;
-      if (!(data instanceof Float32Array)) return fail("MODEL_NOT_USABLE", "The model gives no float32 output");
-      const values = data.slice();
-      output?.dispose();
-      return ok(values);
+      const values = await this.#session.run({ [name]: input }, outputNames(manifest));
+      for (const [outputName, { data, dims }] of Object.entries(values)) {
+        // A copy: the runtime's own array is a part of its memory, or goes with the value.
+        if (data instanceof Float32Array) outputs.set(outputName, { dims: [...dims], data: data.slice() });
+      }
+      for (const value of Object.values(values)) value.dispose();
+      return ok(outputs);
     } catch (thrown) {
       return failureOf(thrown, "run");
     } finally {

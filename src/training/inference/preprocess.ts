@@ -1,12 +1,13 @@
 import type { ModelInput } from "./manifest.ts";
+import { planInput, type Tap } from "./resample.ts";
 
 /**
  * From decoded pixels to the input tensor of a model. Pure, and the only implementation: the embedded trainer imports it,
  * so that a model sees in the Worker exactly what it was trained on.
  *
- * Alpha is composited on white, as a viewer shows it. Each axis is resized on its own with half-pixel centres: area (box)
- * average when it shrinks, linear interpolation when it grows, nothing when the sizes are equal. The image is read once,
- * row by row; no resized copy is made.
+ * Alpha is composited on white, as a viewer shows it. Each axis is resized on its own with half-pixel centres, first along
+ * rows, then along columns, in the way that the manifest names; nothing happens when the sizes are equal. The image is read
+ * once, row by row; no resized copy is made.
  */
 
 /** Decoded image: `data` holds width * height * 4 bytes, red, green, blue, alpha (not premultiplied). */
@@ -45,84 +46,52 @@ function uprightWalk({ width, height }: Pixels, orientation: number): Walk {
   }
 }
 
-/** The source pixels `first`, `first + 1`, … that make one target pixel, and their weights, which sum to 1. */
-type Tap = { first: number; weights: number[] };
+/** Source pixels along one axis, laid out flat: for each target the first, then how many, and where their weights begin. */
+type FlatTaps = {
+  length: number;
+  first: Int32Array;
+  count: Int32Array;
+  start: Int32Array;
+  weights: Float64Array;
+  most: number;
+};
 
-/**
- * Taps of `count` target pixels that share the span [start, start + length) of a source axis of `size` pixels.
- */
-function axisTaps(size: number, start: number, length: number, count: number): Tap[] {
-  const step = length / count;
-  if (step === 1) {
-    // Equal sizes: pixels are taken over as they are, also when an odd rest would put the crop between two of them.
-    return Array.from({ length: count }, (_, i) => ({ first: Math.floor(start) + i, weights: [1] }));
-  }
-  return Array.from({ length: count }, (_, i) =>
-    step > 1 ? boxTap(size, start + i * step, step) : linearTap(size, start + (i + 0.5) * step - 0.5),
-  );
-}
-
-/** Average over [from, from + length): each source pixel counts by how much of it lies inside. */
-function boxTap(size: number, from: number, length: number): Tap {
-  const first = Math.min(Math.max(Math.floor(from), 0), size - 1);
-  const last = Math.min(Math.max(Math.ceil(from + length) - 1, first), size - 1);
-  const weights: number[] = [];
-  for (let pixel = first; pixel <= last; pixel += 1) {
-    weights.push(Math.max(Math.min(pixel + 1, from + length) - Math.max(pixel, from), 0));
-  }
-  const sum = weights.reduce((total, weight) => total + weight, 0);
-  return { first, weights: weights.map((weight) => weight / sum) };
-}
-
-/** Between the two pixel centres nearest to `centre`; beyond the outermost centre the edge pixel alone. */
-function linearTap(size: number, centre: number): Tap {
-  const first = Math.floor(centre);
-  if (first < 0) return { first: 0, weights: [1] };
-  if (first >= size - 1) return { first: size - 1, weights: [1] };
-  const part = centre - first;
-  return part === 0 ? { first, weights: [1] } : { first, weights: [1 - part, part] };
-}
-
-/** Where the image goes: the target rectangle that it fills and the taps of its columns and rows. */
-type Plan = { left: number; top: number; columns: Tap[]; rows: Tap[] };
-
-function plan(source: { width: number; height: number }, input: ModelInput): Plan {
-  const { width, height } = input;
-  if (input.resize === "pad") {
-    const ratio = Math.max(source.width / width, source.height / height);
-    const contentWidth = Math.min(Math.max(Math.round(source.width / ratio), 1), width);
-    const contentHeight = Math.min(Math.max(Math.round(source.height / ratio), 1), height);
-    return {
-      left: Math.floor((width - contentWidth) / 2),
-      top: Math.floor((height - contentHeight) / 2),
-      columns: axisTaps(source.width, 0, source.width, contentWidth),
-      rows: axisTaps(source.height, 0, source.height, contentHeight),
-    };
-  }
-  const ratio = Math.min(source.width / width, source.height / height);
-  const spanX = input.resize === "crop" ? width * ratio : source.width;
-  const spanY = input.resize === "crop" ? height * ratio : source.height;
-  return {
-    left: 0,
-    top: 0,
-    columns: axisTaps(source.width, (source.width - spanX) / 2, spanX, width),
-    rows: axisTaps(source.height, (source.height - spanY) / 2, spanY, height),
+function flatten(taps: Tap[]): FlatTaps {
+  const total = taps.reduce((sum, tap) => sum + tap.weights.length, 0);
+  const flat: FlatTaps = {
+    length: taps.length,
+    first: new Int32Array(taps.length),
+    count: new Int32Array(taps.length),
+    start: new Int32Array(taps.length),
+    weights: new Float64Array(total),
+    most: 0,
   };
+  let at = 0;
+  taps.forEach((tap, index) => {
+    flat.first[index] = tap.first;
+    flat.count[index] = tap.weights.length;
+    flat.start[index] = at;
+    flat.weights.set(tap.weights, at);
+    flat.most = Math.max(flat.most, tap.weights.length);
+    at += tap.weights.length;
+  });
+  return flat;
 }
 
 /** Resizes one source row into `row` (three values a column: red, green, blue, 0..255). */
-function resizeRow(pixels: Pixels, walk: Walk, y: number, columns: Tap[], row: Float64Array): void {
+function resizeRow(pixels: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Float64Array): void {
   const { data } = pixels;
+  const { first, count, start, weights, length } = columns;
   const rowStart = walk.origin + y * walk.stepY;
-  for (let x = 0; x < columns.length; x += 1) {
-    const tap = columns[x];
-    if (!tap) continue;
+  for (let x = 0; x < length; x += 1) {
     let red = 0;
     let green = 0;
     let blue = 0;
-    for (let i = 0; i < tap.weights.length; i += 1) {
-      const at = (rowStart + (tap.first + i) * walk.stepX) * 4;
-      const weight = tap.weights[i] ?? 0;
+    let at = (rowStart + (first[x] ?? 0) * walk.stepX) * 4;
+    const begin = start[x] ?? 0;
+    const end = begin + (count[x] ?? 0);
+    for (let i = begin; i < end; i += 1) {
+      const weight = weights[i] ?? 0;
       const alpha = data[at + 3] ?? 255;
       if (alpha === 255) {
         red += weight * (data[at] ?? 0);
@@ -135,12 +104,24 @@ function resizeRow(pixels: Pixels, walk: Walk, y: number, columns: Tap[], row: F
         green += weight * ((data[at + 1] ?? 0) * opacity + white);
         blue += weight * ((data[at + 2] ?? 0) * opacity + white);
       }
+      at += walk.stepX * 4;
     }
     row[x * 3] = red;
     row[x * 3 + 1] = green;
     row[x * 3 + 2] = blue;
   }
 }
+
+/** To whole pixel values 0..255, halves up; a cubic overshoots on both sides. */
+function roundRow(row: Float64Array): void {
+  for (let at = 0; at < row.length; at += 1) row[at] = Math.min(Math.max(Math.floor((row[at] ?? 0) + 0.5), 0), 255);
+}
+
+/** Size of an image as a viewer shows it: a quarter turn swaps the sides. */
+export const uprightSize = (stored: { width: number; height: number }, orientation: number) =>
+  orientation >= 5 && orientation <= 8
+    ? { width: stored.height, height: stored.width }
+    : { width: stored.width, height: stored.height };
 
 /**
  * Writes one image into a tensor in NCHW order: value = (pixel * scale - mean[channel]) / std[channel].
@@ -157,53 +138,57 @@ export function imageToTensor(
   offset = 0,
 ): Float32Array<ArrayBuffer> {
   const walk = uprightWalk(pixels, orientation);
-  const { left, top, columns, rows } = plan(walk, input);
+  const plan = planInput(walk, input);
+  const { left, top, rounding } = plan;
+  const columns = flatten(plan.columns);
   const plane = input.width * input.height;
+  const { scale, channels } = input;
 
-  const put = (at: number, channel: number, pixel: number) => {
-    const mean = input.mean[channel] ?? 0;
-    const std = input.std[channel] ?? 1;
-    target[offset + channel * plane + at] = (pixel * input.scale - mean) / std;
-  };
-
-  if (columns.length < input.width || rows.length < input.height) {
-    for (let channel = 0; channel < input.channels; channel += 1) {
-      for (let at = 0; at < plane; at += 1) put(at, channel, input.pad_value);
+  if (columns.length < input.width || plan.rows.length < input.height) {
+    for (let channel = 0; channel < channels; channel += 1) {
+      const value = (input.pad_value * scale - (input.mean[channel] ?? 0)) / (input.std[channel] ?? 1);
+      target.fill(value, offset + channel * plane, offset + (channel + 1) * plane);
     }
   }
 
-  // A source row takes part in at most two target rows (box) or is one of the two in use (linear): two are kept.
-  const kept = [
-    { y: -1, row: new Float64Array(columns.length * 3) },
-    { y: -1, row: new Float64Array(columns.length * 3) },
-  ];
+  // Neighbouring target rows share source rows: as many are kept as one target row is made of.
+  const most = plan.rows.reduce((longest, tap) => Math.max(longest, tap.weights.length), 1);
+  const kept = Array.from({ length: most + 1 }, () => ({ y: -1, row: new Float64Array(columns.length * 3) }));
   const sourceRow = (y: number): Float64Array => {
-    const slot = kept[y % 2];
+    const slot = kept[y % kept.length];
     if (!slot) throw new Error("unreachable");
     if (slot.y !== y) {
       resizeRow(pixels, walk, y, columns, slot.row);
+      if (rounding === "each") roundRow(slot.row);
       slot.y = y;
     }
     return slot.row;
   };
 
   const sum = new Float64Array(columns.length * 3);
-  rows.forEach((tap, index) => {
+  plan.rows.forEach((tap, index) => {
     sum.fill(0);
     tap.weights.forEach((weight, i) => {
       const row = sourceRow(tap.first + i);
       for (let at = 0; at < sum.length; at += 1) sum[at] = (sum[at] ?? 0) + weight * (row[at] ?? 0);
     });
-    const start = (top + index) * input.width + left;
-    for (let x = 0; x < columns.length; x += 1) {
-      const [red, green, blue] = [sum[x * 3] ?? 0, sum[x * 3 + 1] ?? 0, sum[x * 3 + 2] ?? 0];
-      if (input.channels === 1) {
-        put(start + x, 0, 0.299 * red + 0.587 * green + 0.114 * blue); // luma, ITU-R BT.601
-      } else {
-        put(start + x, 0, red);
-        put(start + x, 1, green);
-        put(start + x, 2, blue);
+    if (rounding !== "none") roundRow(sum);
+    const start = offset + (top + index) * input.width + left;
+    if (channels === 1) {
+      const [mean = 0] = input.mean;
+      const [std = 1] = input.std;
+      for (let x = 0; x < columns.length; x += 1) {
+        // luma, ITU-R BT.601
+        const grey = 0.299 * (sum[x * 3] ?? 0) + 0.587 * (sum[x * 3 + 1] ?? 0) + 0.114 * (sum[x * 3 + 2] ?? 0);
+        target[start + x] = (grey * scale - mean) / std;
       }
+      return;
+    }
+    for (let channel = 0; channel < 3; channel += 1) {
+      const mean = input.mean[channel] ?? 0;
+      const std = input.std[channel] ?? 1;
+      const to = start + channel * plane;
+      for (let x = 0; x < columns.length; x += 1) target[to + x] = ((sum[x * 3 + channel] ?? 0) * scale - mean) / std;
     }
   });
   return target;
