@@ -25,6 +25,8 @@ export type BenchServer = {
   cpuMs(): number | null;
   /** What the application's isolate holds; null unless it is inspected, which costs speed. */
   memory: IsolateMemory | null;
+  /** Runs what the platform's clock runs each minute. */
+  tick(): Promise<void>;
   /** What the Worker logged as a warning or an error. */
   complaints: string[];
   dispose(): Promise<void>;
@@ -61,8 +63,8 @@ const MODULE_TYPES = {
 const isModule = (extension: string): extension is keyof typeof MODULE_TYPES => Object.hasOwn(MODULE_TYPES, extension);
 
 /** What wrangler would upload, its main module first. */
-async function bundle(outdir: string) {
-  await runWrangler(["deploy", "--dry-run", "--outdir", outdir]);
+async function bundle(outdir: string, isBuilt: boolean) {
+  if (!isBuilt) await runWrangler(["deploy", "--dry-run", "--outdir", outdir]);
   const modules = readdirSync(outdir).flatMap((name) => {
     const extension = extname(name);
     return isModule(extension) ? [{ type: MODULE_TYPES[extension], path: join(outdir, name) }] : [];
@@ -78,15 +80,16 @@ const statementsOf = (file: string) =>
 
 /**
  * Builds the production bundle and runs it in Miniflare, each Worker on a socket of its own: `wrangler dev` and Miniflare's
- * entry would measure their proxies. `settings` are variables of the application.
+ * entry would measure their proxies. `settings` are variables of the application, its secrets too where they have to stay.
+ * @param options `isRestart`: the folder holds bundle and storage of an earlier process, which go on being used
  */
 export async function startBenchServer(
   folder: string,
   settings: Record<string, string>,
-  { inspect = false }: { inspect?: boolean } = {},
+  { inspect = false, port = 0, isRestart = false }: { inspect?: boolean; port?: number; isRestart?: boolean } = {},
 ): Promise<BenchServer> {
   const config = ConfigSchema.parse(unstable_readConfig({ config: join(ROOT, "wrangler.toml") }));
-  const modules = await bundle(join(folder, "bundle"));
+  const modules = await bundle(join(folder, "bundle"), isRestart);
   const secrets = { JWT_SECRET: randomBytes(32).toString("hex"), INTERNAL_SECRET: randomBytes(32).toString("hex") };
   const d1Databases = Object.fromEntries(config.d1_databases.map(({ binding, database_id }) => [binding, database_id]));
   const sockets = [{ host: "127.0.0.1", port: 0 }];
@@ -115,7 +118,7 @@ export async function startBenchServer(
               { className: class_name, useSQLite: true },
             ]),
           ),
-          unsafeDirectSockets: sockets,
+          unsafeDirectSockets: [{ host: "127.0.0.1", port }],
         },
         {
           name: BASELINE,
@@ -137,7 +140,7 @@ export async function startBenchServer(
     const bucket = z.custom<R2Bucket>().parse(await miniflare.getR2Bucket(BUCKET, APP));
     const db = await miniflare.getD1Database(DATABASE, APP);
     const migrations = join(ROOT, "migrations");
-    for (const name of readdirSync(migrations).sort()) {
+    for (const name of isRestart ? [] : readdirSync(migrations).sort()) {
       if (!name.endsWith(".sql")) continue;
       await db.batch(statementsOf(join(migrations, name)).map((statement) => db.prepare(statement)));
     }
@@ -148,6 +151,10 @@ export async function startBenchServer(
       bucket,
       internalSecret: secrets.INTERNAL_SECRET,
       cpuMs: childProcessorTime("workerd"),
+      tick: async () => {
+        const worker = await miniflare.getWorker(APP);
+        await worker.scheduled({ cron: "* * * * *" });
+      },
       complaints,
       memory: inspect ? await isolateMemory(await miniflare.getInspectorURL(), APP) : null,
       dispose: () => miniflare.dispose(),
