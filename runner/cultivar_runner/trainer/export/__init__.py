@@ -1,0 +1,1 @@
+"""From trained PyTorch models to ONNX files that fit into the server's inference."""
