@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { PAINT_MODELS, type PaintModel } from "./breeding/images/painter.ts";
 import { type QuotaConfig, QuotaConfigSchema } from "./breeding/rate-limits.ts";
+import { type HostedModels, HostedModelsSchema, hostedModels } from "./training/models/hosted.ts";
 import { DEFAULT_LIMITS, DEFAULT_TIMERS, LimitsSchema, TimersSchema } from "./training/runners/protocol.ts";
 
 /** Text of a secret: long enough that it cannot be guessed, and not one that was printed somewhere as an example. */
@@ -38,6 +39,12 @@ const ConfigSchema = z.object({
   /** Paintings a day (UTC) for all callers together. */
   IMAGE_DAILY_BUDGET: z.coerce.number().int().min(0).max(100_000).default(200),
   IMAGE_TIMEOUT_MS: z.coerce.number().int().min(100).max(60_000).default(20_000),
+  /** JSON: names of pretrained models and the Workers AI models behind them; changes the built-in list. */
+  HOSTED_MODELS: jsonOf(HostedModelsSchema).optional(),
+  /** Runs of hosted models a day (UTC): of all callers together, and of each user. */
+  HOSTED_DAILY_BUDGET: z.coerce.number().int().min(0).max(10_000_000).default(5_000),
+  HOSTED_DAILY_BUDGET_PER_USER: z.coerce.number().int().min(0).max(10_000_000).default(500),
+  HOSTED_TIMEOUT_MS: z.coerce.number().int().min(100).max(120_000).default(30_000),
   /** JSON objects that replace single timers and limits of the runner protocol. */
   RUNNER_TIMERS: jsonOf(TimersSchema.partial()).optional(),
   RUNNER_LIMITS: jsonOf(LimitsSchema.partial()).optional(),
@@ -51,6 +58,7 @@ export type Config = {
   breedingPhase: 1 | 2;
   breedingQuotas: QuotaConfig;
   painting: { engine: "embedded" | "workers-ai"; model: PaintModel; dailyBudget: number; timeoutMs: number };
+  hosted: { models: HostedModels; dailyBudget: number; dailyBudgetPerUser: number; timeoutMs: number };
   timers: z.infer<typeof TimersSchema>;
   limits: z.infer<typeof LimitsSchema>;
 };
@@ -86,6 +94,12 @@ export function parseConfig(environment: object): Config {
       model: value.IMAGE_MODEL,
       dailyBudget: value.IMAGE_DAILY_BUDGET,
       timeoutMs: value.IMAGE_TIMEOUT_MS,
+    },
+    hosted: {
+      models: hostedModels(value.HOSTED_MODELS),
+      dailyBudget: value.HOSTED_DAILY_BUDGET,
+      dailyBudgetPerUser: value.HOSTED_DAILY_BUDGET_PER_USER,
+      timeoutMs: value.HOSTED_TIMEOUT_MS,
     },
     timers: { ...DEFAULT_TIMERS, ...value.RUNNER_TIMERS },
     limits: { ...DEFAULT_LIMITS, ...value.RUNNER_LIMITS },

@@ -6,6 +6,8 @@ import { createDb } from "./db/client.ts";
 import { createRemovalService } from "./storage/removals.ts";
 import { createDatasetRepository } from "./training/datasets/repository.ts";
 import { createDatasetService } from "./training/datasets/service.ts";
+import { createOnnxEngine } from "./training/inference/engines/onnx.ts";
+import { createHostedEngine } from "./training/inference/engines/workers-ai.ts";
 import { createInferenceRepository } from "./training/inference/repository.ts";
 import { createInferenceService } from "./training/inference/service.ts";
 import { createJobPatrol } from "./training/jobs/patrol.ts";
@@ -31,6 +33,7 @@ function build(env: Env) {
   const projectRows = createProjectRepository(env.DB);
   const projects = createProjectService({ projects: projectRows, now });
   const removals = createRemovalService({ binding: env.DB, bucket: env.BUCKET });
+  const inferenceRows = createInferenceRepository(db);
   const jobRemoval = createJobRemoval({ binding: env.DB, jobs: env.TRAINING_JOB, now });
   return {
     config,
@@ -71,7 +74,17 @@ function build(env: Env) {
     }),
     jobPatrol: createJobPatrol({ db, jobs: env.TRAINING_JOB, now }),
     attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
-    inference: createInferenceService({ inference: createInferenceRepository(db), sessions: env.MODEL_SESSION }),
+    inference: createInferenceService({
+      onnx: createOnnxEngine({ inference: inferenceRows, sessions: env.MODEL_SESSION }),
+      hosted: createHostedEngine({
+        ...config.hosted,
+        ai: env.AI,
+        inference: inferenceRows,
+        sessions: env.MODEL_SESSION,
+        limiters: env.RATE_LIMITER,
+        now,
+      }),
+    }),
     breeding: createBreedingServices(env, config, now),
     validations: createValidationService({ validations: createValidationRepository(db) }),
   };

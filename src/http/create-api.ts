@@ -123,6 +123,7 @@ const PROBLEM_TEXT: Record<number, string> = {
   429: "Too many requests",
   500: "Server error",
   503: "Unavailable",
+  504: "Something behind the platform did not answer in time",
 };
 
 /** The error answers that a route documents. */

@@ -329,7 +329,7 @@ describe("the checkpoint that is run", () => {
   });
 
   it.for<[string, Json, number, string]>([
-    ["of a task that is not there yet", { task: "object_detection" }, 503, "INFERENCE_UNAVAILABLE"],
+    ["of a task that is not there yet", { task: "semantic_segmentation" }, 503, "INFERENCE_UNAVAILABLE"],
     ["of a format that cannot be run", { format: "safetensors" }, 503, "INFERENCE_UNAVAILABLE"],
     ["with a manifest of another version", { schema: 2 }, 422, "VALIDATION_ERROR"],
     ["that contradicts its manifest", { labels: ["cat", "dog"] }, 422, "VALIDATION_ERROR"],
@@ -343,7 +343,7 @@ describe("the checkpoint that is run", () => {
   it("of a job whose task is not there yet is 503, with a model or without", async ({ expect }) => {
     const owner = await person();
     const jobId = await job(owner);
-    await db.update(trainingJobs).set({ taskType: "object_detection" }).where(eq(trainingJobs.id, jobId));
+    await db.update(trainingJobs).set({ taskType: "semantic_segmentation" }).where(eq(trainingJobs.id, jobId));
     expect((await outcome(owner, { training_job_id: jobId, file: white })).slice(0, 2)).toEqual([
       503,
       "INFERENCE_UNAVAILABLE",
@@ -429,17 +429,14 @@ describe("the form", () => {
     },
   );
 
-  it("with a field or file given twice is 422", async ({ expect }) => {
+  it("with a field given twice is 422", async ({ expect }) => {
     const { owner, jobId } = await withModel();
-    for (const twice of ["training_job_id", "file"]) {
-      const form = new FormData();
-      form.append("training_job_id", String(jobId));
-      form.append("file", new Blob([white]), "a.png");
-      if (twice === "file") form.append("file", new Blob([white]), "b.png");
-      else form.append("training_job_id", String(jobId));
-      const answer = await call("POST", PATH, { token: owner.token, body: form });
-      expect([answer.status, answer.body.field]).toEqual([422, twice]);
-    }
+    const form = new FormData();
+    form.append("training_job_id", String(jobId));
+    form.append("training_job_id", String(jobId));
+    form.append("file", new Blob([white]), "a.png");
+    const answer = await call("POST", PATH, { token: owner.token, body: form });
+    expect([answer.status, answer.body.field]).toEqual([422, "training_job_id"]);
   });
 
   it("must be a form", async ({ expect }) => {
@@ -460,6 +457,98 @@ describe("the form", () => {
       headers: { "content-type": "multipart/form-data" },
     });
     expect([noBoundary.status, noBoundary.body.code]).toEqual([400, "BAD_REQUEST"]);
+  });
+});
+
+describe("several files", () => {
+  type Batch = {
+    results: { index: number; image_name: string | null; result: Inference | null; error: Json | null }[];
+  } & Json;
+  const inferAll = (by: Person, jobId: number, files: [string, Uint8Array<ArrayBuffer>][], late: Fields = {}) => {
+    const form = new FormData();
+    for (const [name, bytes] of files) form.append("file", new Blob([bytes]), name);
+    for (const [name, value] of Object.entries({ training_job_id: jobId, ...late })) form.append(name, String(value));
+    return call<Batch>("POST", PATH, { token: by.token, body: form });
+  };
+
+  it("are answered in their order, each with a result or its own error", async ({ expect }) => {
+    const owner = await person();
+    const jobId = await job(owner);
+    const best = await model(jobId, 1);
+    const answer = await inferAll(
+      owner,
+      jobId,
+      [
+        ["a.png", white],
+        ["사과.jpg", imageFixture("exif-6.jpg")],
+        ["text.png", Uint8Array.from(new TextEncoder().encode("hello"))],
+        ["huge.png", pngHeaderOnly(100_000, 100_000)],
+        ["large.jpg", new Uint8Array(16 * 1024 * 1024 + 1)],
+        ["empty.png", new Uint8Array(0)],
+        ["last.png", white],
+      ],
+      { top_k: 1 },
+    );
+    expect([answer.status, answer.body.total, answer.body.succeeded, answer.body.failed]).toEqual([200, 7, 3, 4]);
+    expect(answer.body.results.map(({ index, image_name }) => [index, image_name])).toEqual([
+      [0, "a.png"],
+      [1, "사과.jpg"],
+      [2, "text.png"],
+      [3, "huge.png"],
+      [4, "large.jpg"],
+      [5, "empty.png"],
+      [6, "last.png"],
+    ]);
+    expect(answer.body.results.map(({ result, error }) => result?.predictions[0]?.label ?? error?.field)).toEqual([
+      "dog",
+      "dog",
+      "file",
+      "file",
+      "file",
+      "file",
+      "dog",
+    ]);
+    for (const { result, error } of answer.body.results) {
+      expect([result === null, error === null]).toContainEqual(true);
+      expect(result === null ? error : result.checkpoint).toMatchObject(
+        result === null ? { code: "VALIDATION_ERROR", detail: expect.any(String) } : { artifact_id: best.id },
+      );
+      expect(result?.predictions.length ?? 1).toBe(1);
+    }
+  });
+
+  it("do not answer what only the request as a whole can get wrong", async ({ expect }) => {
+    const [owner, stranger] = [await person(), await person()];
+    const jobId = await job(owner);
+    const two: [string, Uint8Array<ArrayBuffer>][] = [
+      ["a.png", white],
+      ["b.png", white],
+    ];
+    const none = await inferAll(owner, jobId, two);
+    expect([none.status, none.body.code]).toEqual([404, "CHECKPOINT_NOT_FOUND"]);
+    await model(jobId, 0);
+    const foreign = await inferAll(stranger, jobId, two);
+    expect([foreign.status, foreign.body.code]).toEqual([404, "JOB_NOT_FOUND"]);
+    const late = await inferAll(owner, jobId, two, { top_k: 0 });
+    expect([late.status, late.body.field]).toEqual([422, "top_k"]);
+  });
+
+  it("are at most sixteen, and 32 MiB together", async ({ expect }) => {
+    const owner = await person();
+    const jobId = await job(owner);
+    await model(jobId, 0);
+    const files = (count: number, bytes = white) =>
+      Array.from({ length: count }, (_, i): [string, Uint8Array<ArrayBuffer>] => [`${i}.png`, bytes]);
+    const sixteen = await inferAll(owner, jobId, files(16));
+    expect([sixteen.status, sixteen.body.succeeded]).toEqual([200, 16]);
+    const more = await inferAll(owner, jobId, files(17));
+    expect([more.status, more.body.field]).toEqual([422, "file"]);
+    const heavy = await inferAll(owner, jobId, files(3, new Uint8Array(11 * 1024 * 1024)));
+    expect([heavy.status, heavy.body.field, heavy.body.detail]).toEqual([
+      422,
+      "file",
+      expect.stringContaining("32 MiB"),
+    ]);
   });
 });
 

@@ -28,7 +28,11 @@ export function workerWith(overrides: Partial<Record<keyof Env | string, unknown
   ): Promise<Answer<T>> => {
     const headers = new Headers(options.headers);
     if (options.token !== undefined) headers.set("authorization", `Bearer ${options.token}`);
-    const raw = options.body === undefined || typeof options.body === "string" || options.body instanceof Uint8Array;
+    const raw =
+      options.body === undefined ||
+      typeof options.body === "string" ||
+      options.body instanceof Uint8Array ||
+      options.body instanceof FormData;
     if (!raw) headers.set("content-type", "application/json");
     const context = createExecutionContext();
     const request = new Request(`http://localhost:8000${path}`, {

@@ -18,6 +18,13 @@ const named = (artifactId: string) => sql`(${artifacts.id} = ${artifactId} or ex
 
 export function createInferenceRepository(db: Db) {
   return {
+    /** Whether the credential still stands: asked where nothing else of the database is. */
+    async isCaller(principal: Principal): Promise<boolean> {
+      const caller = me(db, principal);
+      const rows = await db.with(caller).select({ id: caller.id }).from(caller);
+      return rows.length > 0;
+    },
+
     /**
      * The job, the caller's role in its project and the model to run with its external weights, in one statement: no row
      * means 401, a row without a role 404. Without a choice it is the best model, else the last; models on the job's

@@ -1,6 +1,6 @@
-import { createRoute } from "@hono/zod-openapi";
+import { createRoute, z } from "@hono/zod-openapi";
 import { createRouter, jsonContent, problems } from "../../http/create-api.ts";
-import { InferenceSchema } from "./schemas.ts";
+import { InferenceBatchSchema, InferenceSchema } from "./schemas.ts";
 
 /**
  * The form is documented here and not validated by the framework, which would read a body of any size into memory; the
@@ -11,10 +11,12 @@ const test = createRoute({
   path: "/test-inference",
   operationId: "testInference",
   tags: ["Inference"],
-  summary: "Run a trained checkpoint on one image",
+  summary: "Run a trained checkpoint or a pretrained model on an image",
   description:
     "JPEG (up to 5 megapixels), PNG (4) or WebP (5), at most 16 MiB; the content decides, not the declared type. A " +
-    "classification answers the `top_k` labels whatever their confidence.",
+    "classification answers the `top_k` labels whatever their confidence. Boxes, polygons and keypoints are pixels of the " +
+    "image as it is shown. `file` may be given up to 16 times, 32 MiB in all: then the answer has `results`, each with a " +
+    "result or the error that this file alone would have got.",
   security: [{ bearer: [] }],
   requestBody: {
     required: true,
@@ -22,15 +24,38 @@ const test = createRoute({
       "multipart/form-data": {
         schema: {
           type: "object",
-          required: ["training_job_id", "file"],
+          required: ["file"],
           properties: {
-            training_job_id: { type: "integer", minimum: 1, example: 5 },
-            file: { type: "string", format: "binary" },
+            training_job_id: {
+              type: "integer",
+              minimum: 1,
+              example: 5,
+              description: "The job whose model is run. Exactly one of `training_job_id` and `model_name` is needed",
+            },
+            model_name: {
+              type: "string",
+              example: "microsoft/resnet-50",
+              description: "A pretrained model of the catalogue, framework `workers-ai`",
+            },
+            file: {
+              description: "One image, or several parts of this name",
+              oneOf: [
+                { type: "string", format: "binary" },
+                { type: "array", items: { type: "string", format: "binary" }, maxItems: 16 },
+              ],
+            },
             confidence_threshold: { type: "number", minimum: 0, maximum: 1, default: 0.25 },
+            iou_threshold: { type: "number", minimum: 0, maximum: 1, default: 0.45 },
+            max_detections: { type: "integer", minimum: 1, maximum: 1000, default: 100 },
             top_k: { type: "integer", minimum: 1, maximum: 100, default: 5 },
             checkpoint: {
               type: "string",
               description: "`best`, `last`, an artifact id or a printed `checkpoint_path`. Absent: best, else last",
+            },
+            target: {
+              type: "string",
+              example: "ripe tomato, leaf",
+              description: "What to find, in words, up to 8 phrases: for pretrained models that take them",
             },
           },
         },
@@ -38,8 +63,11 @@ const test = createRoute({
     },
   },
   responses: {
-    200: jsonContent(InferenceSchema, "What the model says"),
-    ...problems(400, 401, 404, 415, 422, 503),
+    200: jsonContent(
+      z.union([InferenceSchema, InferenceBatchSchema]),
+      "What the model says, of one file or of several",
+    ),
+    ...problems(400, 401, 404, 415, 422, 429, 503, 504),
   },
 });
 

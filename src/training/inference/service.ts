@@ -1,148 +1,95 @@
-import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
 import { validationError } from "../../http/create-api.ts";
-import { AppError, toAppError, unwrap } from "../../shared/errors.ts";
-import { errorText, logger } from "../../shared/logger.ts";
-import { readInferenceForm } from "./form.ts";
+import { AppError, unwrap } from "../../shared/errors.ts";
+import type { OnnxEngine } from "./engines/onnx.ts";
+import type { AcceptedImage, PreparedModel } from "./engines/port.ts";
+import type { HostedEngine } from "./engines/workers-ai.ts";
+import { type FormImage, fileTooLarge, readInferenceForm } from "./form.ts";
 import { readImageHeader } from "./image-header.ts";
-import { checkModelSize } from "./limits.ts";
-import { parseManifest, SUPPORTED_TASKS } from "./manifest.ts";
-import type { InferAnswer, InferFailure, InferRequest, ModelSession } from "./object.ts";
-import type { InferenceRepository } from "./repository.ts";
-import { type InferenceFields, InferenceFieldsSchema } from "./schemas.ts";
+import type { InferenceOptions } from "./results.ts";
+import { type Inference, type InferenceBatch, InferenceFieldsSchema } from "./schemas.ts";
 
 export type InferenceService = ReturnType<typeof createInferenceService>;
-
-/** Objects that hold the same model; the second is asked when the first has too much waiting. */
-const REPLICAS = 2;
-const RETRY_AFTER_S = "2";
-
-const unavailable = (message: string, headers?: Record<string, string>) =>
-  new AppError("INFERENCE_UNAVAILABLE", message, { headers });
-const noCheckpoint = (message: string) => new AppError("CHECKPOINT_NOT_FOUND", message, { field: "checkpoint" });
-/** The stored model itself is at fault: asking again does not help. */
-const notUsable = (message: string) =>
-  new AppError("VALIDATION_ERROR", `checkpoint: ${message}`, { field: "checkpoint" });
-
-function toError(failure: InferFailure): AppError {
-  switch (failure.code) {
-    case "VALIDATION_ERROR":
-      return toAppError(failure);
-    case "MODEL_MISSING":
-      return noCheckpoint(failure.message);
-    case "MODEL_NOT_USABLE":
-      return notUsable(failure.message);
-    case "MODEL_TOO_LARGE":
-      return unavailable(failure.message);
-    case "BUSY":
-      return unavailable(failure.message, { "retry-after": RETRY_AFTER_S });
-  }
-}
 
 /** Milliseconds to a tenth. */
 const tenth = (ms: number): number => Math.round(Math.max(ms, 0) * 10) / 10;
 
-const toBytes = (image: Uint8Array<ArrayBuffer> | null): Uint8Array<ArrayBuffer> => {
-  if (image === null) throw new AppError("VALIDATION_ERROR", "file: an image is required", { field: "file" });
-  return image;
-};
+/** @throws VALIDATION_ERROR, field `file` */
+function accept({ bytes }: FormImage): AcceptedImage {
+  if (bytes === null) throw fileTooLarge();
+  return { bytes, header: unwrap(readImageHeader(bytes)) };
+}
 
-export function createInferenceService(deps: {
-  inference: InferenceRepository;
-  sessions: DurableObjectNamespace<ModelSession>;
-}) {
-  const { inference, sessions } = deps;
+async function look(model: PreparedModel, image: AcceptedImage, options: InferenceOptions): Promise<Inference> {
+  // Measured on this side of the call: the clock of whoever computes stands still meanwhile.
+  const startedAt = performance.now();
+  const { result, timings } = await model.run(image, options);
+  const totalMs = performance.now() - startedAt;
+  const { queueMs, loadMs } = timings;
+  return {
+    ...result,
+    model_name: model.modelName,
+    inference_time_ms: tenth(totalMs),
+    engine: model.engine,
+    checkpoint: model.checkpoint,
+    image: { type: image.header.type, width: image.header.width, height: image.header.height },
+    timings: { queue_ms: tenth(queueMs), load_ms: tenth(loadMs), compute_ms: tenth(totalMs - queueMs - loadMs) },
+  };
+}
 
-  /** Finds the model that a request means and everything its object has to know. */
-  async function resolve(principal: Principal, fields: InferenceFields) {
-    const { training_job_id: jobId, checkpoint = null } = fields;
-    const row = await inference.model(principal, jobId, checkpoint);
-    if (!row) throw unauthorized();
-    if (row.role === null || row.taskType === null) throw new AppError("JOB_NOT_FOUND", "Job not found");
-    if (!SUPPORTED_TASKS.includes(row.taskType)) {
-      throw unavailable(`Inference is not available for the task ${row.taskType}`);
-    }
-    const { model, external } = row;
-    const ofOtherJob = checkpoint !== null && "jobId" in checkpoint && (checkpoint.jobId ?? jobId) !== jobId;
-    if (model === null || ofOtherJob) {
-      throw noCheckpoint(checkpoint ? "Checkpoint not found" : "The job has no trained model that can be run yet");
-    }
-    const manifest = parseManifest(model.manifest);
-    if (!manifest.ok) {
-      throw manifest.error.code === "VALIDATION_ERROR" ? notUsable(manifest.error.message) : toAppError(manifest.error);
-    }
-    const [weights] = manifest.value.external_data;
-    if (weights && !external) throw noCheckpoint("The weights file of this checkpoint is missing");
-    const size = checkModelSize(manifest.value, model.sizeBytes, external?.sizeBytes ?? 0);
-    if (!size.ok) throw unavailable(size.error.message);
-    return {
-      modelName: row.modelName ?? manifest.value.model_name,
-      checkpoint: { artifact_id: model.id, epoch: model.epoch, role: model.role, sha256: model.sha256 },
-      request: {
-        model: { key: model.storageKey, sha256: model.sha256, sizeBytes: model.sizeBytes },
-        external:
-          weights && external
-            ? { key: external.storageKey, sha256: external.sha256, sizeBytes: external.sizeBytes, path: weights.path }
-            : null,
-        manifest: manifest.value,
-      } satisfies Omit<InferRequest, "image" | "options">,
-    };
-  }
-
-  /** Asks the object that has the model; a busy one passes the image on to the next replica. */
-  async function ask(request: InferRequest): Promise<InferAnswer> {
-    let busy: InferFailure | null = null;
-    for (let replica = 0; replica < REPLICAS; replica += 1) {
-      const name = replica === 0 ? request.model.sha256 : `${request.model.sha256}:${replica}`;
+export function createInferenceService(deps: { onnx: OnnxEngine; hosted: HostedEngine }) {
+  /** Each file on its own, one after the other; what is answered is given up at once, for its memory. */
+  async function lookAtAll(
+    model: PreparedModel,
+    images: FormImage[],
+    options: InferenceOptions,
+    signal: AbortSignal,
+  ): Promise<InferenceBatch> {
+    const startedAt = performance.now();
+    const results: InferenceBatch["results"] = [];
+    for (const [index, image] of images.entries()) {
+      // Nobody listens any more; hosted models cost money.
+      if (signal.aborted) break;
+      const entry = { index, image_name: image.name };
       try {
-        const result = await sessions.getByName(name).infer(request);
-        if (result.ok) return result.value;
-        if (result.error.code !== "BUSY") throw toError(result.error);
-        busy = result.error;
+        results.push({ ...entry, result: await look(model, accept(image), options), error: null });
       } catch (thrown) {
-        if (thrown instanceof AppError) throw thrown;
-        // The object was reset, is overloaded, or the store did not answer: nothing about the request is wrong.
-        logger.error("inference failed", { sha256: request.model.sha256, replica, error: errorText(thrown) });
-        throw unavailable("The model could not be run at the moment, try again", { "retry-after": RETRY_AFTER_S });
+        if (!(thrown instanceof AppError)) throw thrown;
+        const error = { detail: thrown.message, code: thrown.code, field: thrown.field };
+        results.push({ ...entry, result: null, error });
       }
+      image.bytes = null;
     }
-    throw busy ? toError(busy) : unavailable("The model could not be run at the moment, try again");
+    const succeeded = results.filter(({ error }) => error === null).length;
+    return {
+      results,
+      total: images.length,
+      succeeded,
+      failed: results.length - succeeded,
+      inference_time_ms: tenth(performance.now() - startedAt),
+    };
   }
 
   return {
     /**
-     * Classifies the image of a form with a job's checkpoint.
+     * Runs a job's checkpoint or a pretrained model on the image of a form, or on each of several.
      * @throws UNAUTHORIZED · VALIDATION_ERROR (`file`, `training_job_id`, …) · JOB_NOT_FOUND · CHECKPOINT_NOT_FOUND ·
-     *   INFERENCE_UNAVAILABLE
+     *   MODEL_NOT_FOUND · RATE_LIMITED · INFERENCE_UNAVAILABLE · INFERENCE_TIMEOUT; of several files, what is wrong with one
+     *   of them stands in its place of the answer
      */
-    async test(principal: Principal, httpRequest: Request) {
+    async test(principal: Principal, httpRequest: Request): Promise<Inference | InferenceBatch> {
       const form = await readInferenceForm(httpRequest);
       const parsed = InferenceFieldsSchema.safeParse(Object.fromEntries(form.fields));
       if (!parsed.success) throw validationError(parsed.error);
-      const image = toBytes(form.image);
-      const header = unwrap(readImageHeader(image));
-      const { modelName, checkpoint, request } = await resolve(principal, parsed.data);
-
-      // Measured on this side of the call: the object's own clock stands still while it computes.
-      const options = {
-        confidenceThreshold: parsed.data.confidence_threshold,
-        iouThreshold: parsed.data.iou_threshold,
-        maxDetections: parsed.data.max_detections,
-        topK: parsed.data.top_k,
-      };
-      const startedAt = performance.now();
-      const answer = await ask({ ...request, image, options });
-      const totalMs = performance.now() - startedAt;
-      const { queueMs, loadMs } = answer.timings;
-      return {
-        ...answer.result,
-        model_name: modelName,
-        inference_time_ms: tenth(totalMs),
-        engine: "onnx" as const,
-        checkpoint,
-        image: { type: header.type, width: header.width, height: header.height },
-        timings: { queue_ms: tenth(queueMs), load_ms: tenth(loadMs), compute_ms: tenth(totalMs - queueMs - loadMs) },
-      };
+      const { model: choice, options } = parsed.data;
+      const [image, ...others] = form.images;
+      if (image === undefined) throw new AppError("VALIDATION_ERROR", "file: an image is required", { field: "file" });
+      const accepted = others.length === 0 ? accept(image) : null;
+      const model =
+        "name" in choice ? await deps.hosted.prepare(principal, choice) : await deps.onnx.prepare(principal, choice);
+      return accepted === null
+        ? lookAtAll(model, form.images, options, httpRequest.signal)
+        : look(model, accepted, options);
     },
   };
 }

@@ -17,6 +17,6 @@ const list = createRoute({
 });
 
 export const modelRoutes = createRouter().openapi(list, (c) => {
-  const models = listModels(c.req.valid("query"));
+  const models = listModels(c.req.valid("query"), c.get("services").config.hosted.models);
   return c.json({ models, total: models.length }, 200);
 });
