@@ -10,6 +10,7 @@ import { createOnnxEngine } from "./training/inference/engines/onnx.ts";
 import { createHostedEngine } from "./training/inference/engines/workers-ai.ts";
 import { createInferenceRepository } from "./training/inference/repository.ts";
 import { createInferenceService } from "./training/inference/service.ts";
+import { createLiveService } from "./training/jobs/live/service.ts";
 import { createJobPatrol } from "./training/jobs/patrol.ts";
 import { createJobRemoval } from "./training/jobs/removal.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
@@ -35,6 +36,15 @@ function build(env: Env) {
   const removals = createRemovalService({ binding: env.DB, bucket: env.BUCKET });
   const inferenceRows = createInferenceRepository(db);
   const jobRemoval = createJobRemoval({ binding: env.DB, jobs: env.TRAINING_JOB, now });
+  const jobs = createJobService({
+    jobs: jobRows,
+    objects: env.TRAINING_JOB,
+    pools: env.RUNNER_POOL,
+    removal: jobRemoval,
+    bucket: env.BUCKET,
+    config,
+    now,
+  });
   return {
     config,
     now,
@@ -56,15 +66,8 @@ function build(env: Env) {
       now,
     }),
     removals,
-    jobs: createJobService({
-      jobs: jobRows,
-      objects: env.TRAINING_JOB,
-      pools: env.RUNNER_POOL,
-      removal: jobRemoval,
-      bucket: env.BUCKET,
-      config,
-      now,
-    }),
+    jobs,
+    live: createLiveService({ jobs, objects: env.TRAINING_JOB, config, now }),
     runners: createRunnerService({
       runners: createRunnerRepository(env.DB),
       jobs: env.TRAINING_JOB,

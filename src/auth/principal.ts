@@ -5,9 +5,10 @@ import { apiTokens, users } from "../db/schema/index.ts";
 /**
  * Who a credential says is calling: an access token, whose signature was checked, or a personal API token, which was not
  * looked up yet. Whether the user and the token still are valid is asked together with the data, see `me`.
+ * `expiresAtMs` is when an access token that was read ends by itself.
  */
 export type Principal = { userId: number } & (
-  | { tokenVersion: number; apiToken?: undefined }
+  | { tokenVersion: number; apiToken?: undefined; expiresAtMs?: number }
   | { tokenVersion: null; apiToken: { hash: string; atMs: number } }
 );
 

@@ -84,7 +84,9 @@ async function payloadOf(token: string, secret: string): Promise<unknown> {
 /** The caller of an access token, or null when it is forged, expired, or of another kind. */
 export async function readAccessToken(secret: string, token: string): Promise<Principal | null> {
   const claims = AccessClaims.safeParse(await payloadOf(token, secret));
-  return claims.success ? { userId: Number(claims.data.sub), tokenVersion: claims.data.ver } : null;
+  if (!claims.success) return null;
+  const { sub, ver, exp } = claims.data;
+  return { userId: Number(sub), tokenVersion: ver, expiresAtMs: exp * 1000 };
 }
 
 /** The claims of a job token, or null when it is forged, expired, or of another kind. Nothing is woken for a bad one. */

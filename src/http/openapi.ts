@@ -15,6 +15,12 @@ const SECURITY_SCHEMES = {
   registrationToken: { type: "http", scheme: "bearer", description: "Registration token of POST /runners/tokens" },
   runnerToken: { type: "http", scheme: "bearer", description: "Token of a registered runner" },
   jobToken: { type: "http", scheme: "bearer", description: "Token of one attempt of one job" },
+  eventTicket: {
+    type: "apiKey",
+    in: "query",
+    name: "ticket",
+    description: "Ticket of POST /training/jobs/{job_id}/events/ticket, good for one stream",
+  },
   internalSecret: { type: "apiKey", in: "header", name: "X-Internal-Auth", description: "Callback secret" },
 } as const;
 

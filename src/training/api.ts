@@ -7,6 +7,7 @@ import { trainingEnvelope } from "../http/problem.ts";
 import { configRoutes } from "./config/routes.ts";
 import { datasetRoutes } from "./datasets/routes.ts";
 import { inferenceRoutes } from "./inference/routes.ts";
+import { liveRoutes } from "./jobs/live/routes.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { modelRoutes } from "./models/routes.ts";
 import { projectRoutes } from "./projects/routes.ts";
@@ -54,10 +55,18 @@ export function createTrainingApi() {
   const api = createApi(trainingEnvelope);
   // The callback reads lenient JSON, plain or gzip, within limits of its own.
   api.use(limitJsonBody([`${PREFIX}/internal/training/callback`]));
-  serveDocument(api, PREFIX, INFO, ["bearer", "registrationToken", "runnerToken", "jobToken", "internalSecret"], TAGS);
+  serveDocument(
+    api,
+    PREFIX,
+    INFO,
+    ["bearer", "eventTicket", "registrationToken", "runnerToken", "jobToken", "internalSecret"],
+    TAGS,
+  );
   api.route("/", loginRoutes);
   api.route("/", runnerRoutes);
   api.route("/", attemptRoutes);
+  // Before the users' routes: a ticket may stand in the place of a token.
+  api.route("/", liveRoutes);
   api.route("/", users);
   declareCommonErrors(api);
   return api;

@@ -35,6 +35,12 @@ const anyone = (status: number, send?: Row["send"]): Row => ({ send, statuses: [
 const someJob = async (world: World): Promise<Sent> => ({
   path: { job_id: await job(world.people.owner, { projectId: world.projectId }) },
 });
+/** A job whose stream of events ends by itself. */
+const endedJob = async (world: World): Promise<Sent> => {
+  const sent = await someJob(world);
+  await call("POST", `/api/v1/training/stop/${sent.path?.job_id}`, { token: world.people.owner.token });
+  return sent;
+};
 const unstartableJob = async (world: World): Promise<Sent> => {
   const config = { framework: "ultralytics", model_name: "yolo11n-cls" };
   return { path: { job_id: await job(world.people.owner, { projectId: world.projectId, config }) } };
@@ -183,6 +189,8 @@ const ROUTES: Record<string, Row> = {
   },
   "GET /api/v1/training/jobs": anyone(200),
   "GET /api/v1/training/jobs/:job_id": { send: someJob, statuses: [401, 404, 200, 200, 200] },
+  "GET /api/v1/training/jobs/:job_id/events": { send: endedJob, statuses: [401, 404, 200, 200, 200] },
+  "POST /api/v1/training/jobs/:job_id/events/ticket": { send: someJob, statuses: [401, 404, 201, 201, 201] },
   "GET /api/v1/training/jobs/:job_id/metrics": { send: someJob, statuses: [401, 404, 200, 200, 200] },
   "GET /api/v1/training/jobs/:job_id/logs": { send: someJob, statuses: [401, 404, 200, 200, 200] },
   "PATCH /api/v1/training/jobs/:job_id": {

@@ -6,6 +6,8 @@ import { keys } from "../../storage/keys.ts";
 import type { Limits, Timers } from "../runners/protocol.ts";
 import type { NumberedReport, RejectedReport, Report, UnnumberedReport } from "./events.ts";
 import { createIntake, type Unit } from "./intake.ts";
+import { createLiveHub, type LiveHub } from "./live/hub.ts";
+import { overheard } from "./live/overheard.ts";
 import {
   desiredOf,
   type Effect,
@@ -21,6 +23,7 @@ import {
   transition,
 } from "./machine.ts";
 import { rewind } from "./progress.ts";
+import type { JobRow } from "./projection.ts";
 import { createProjector } from "./projector.ts";
 import { checkedChoice, type ResumePoint, resumeEpochOf, resumePoint } from "./resume.ts";
 import type { JobSpec } from "./spec.ts";
@@ -112,6 +115,7 @@ export class TrainingJob extends DurableObject<Env> {
   readonly #limits: Limits;
   readonly #timers: Timers;
   readonly #policy: Policy;
+  readonly #live: LiveHub;
   /** When the alarm rings; there is one, for the earliest of all deadlines. */
   #alarmAtMs: number | null = null;
   #remindedPoolAtMs = 0;
@@ -128,7 +132,15 @@ export class TrainingJob extends DurableObject<Env> {
     this.#limits = config.limits;
     this.#timers = config.timers;
     this.#policy = policyOf(config.timers, config.limits);
-    this.#store = openJobStore(ctx.storage);
+    this.#store = overheard(openJobStore(ctx.storage), (items) => this.#live.note(items));
+    this.#live = createLiveHub(
+      ctx,
+      () => this.#store.spec()?.jobId,
+      () => {
+        const head = this.#store.head();
+        return { state: head.state, row: jobRowOf(head, Date.now()) };
+      },
+    );
     this.#intake = createIntake(this.#store, config.limits);
     this.#projector = createProjector(env.DB, this.#store.outbox, () => this.#store.spec()?.jobId);
     void ctx.blockConcurrencyWhile(async () => {
@@ -559,6 +571,7 @@ export class TrainingJob extends DurableObject<Env> {
     if (!["pending", "completed", "failed", "stopped"].includes(phase)) {
       return fail("INVALID_STATUS", `A job that is ${STATUS_OF[phase]} cannot be deleted; stop it first`);
     }
+    this.#live.forget();
     await this.#store.forget();
     this.#alarmAtMs = null;
     return ok(null);
@@ -602,17 +615,42 @@ export class TrainingJob extends DurableObject<Env> {
     this.#rearm();
   }
 
+  /** Tells the object of a job that was never started, so that it can be watched. */
+  async introduce(spec: JobSpec): Promise<void> {
+    this.#store.putSpec(spec);
+  }
+
+  /** The Worker opens a watcher's socket. What came before it can then be read from D1, unless D1 is away. */
+  override async fetch(request: Request): Promise<Response> {
+    await this.#projector.settle();
+    return this.#live.connect(request, Date.now());
+  }
+
+  override webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): void {
+    this.#live.message(socket, message);
+  }
+
+  override webSocketClose(socket: WebSocket): void {
+    this.#live.closed(socket, Date.now());
+  }
+
+  override webSocketError(socket: WebSocket): void {
+    this.#live.closed(socket, Date.now());
+  }
+
   // ---- one place for each thing that happens in and after a unit of work ----
 
   /** Runs a unit of work: all that it stores is stored together, or nothing; then the alarm, then the effects. */
   #commit<T>(run: (work: Work) => T): T {
     const work: Work = { head: this.#store.head(), now: Date.now(), effects: [], changed: false, news: false };
+    this.#live.begin();
     const value = this.#store.transaction(() => {
       const result = run(work);
       if (work.news) this.#pushJobRow(work);
       if (work.changed) this.#store.putHead(work.head);
       return result;
     });
+    this.#live.flush(work.head.state, work.now);
     if (!work.changed) return value;
     for (const effect of work.effects) {
       if (effect.type === "enqueue") this.#enqueued = this.#enqueue();
@@ -826,30 +864,8 @@ export class TrainingJob extends DurableObject<Env> {
   }
 
   #pushJobRow({ head, now }: Work): void {
-    const { counters, logTruncated, progress, state } = head;
-    counters.rev += 1;
-    this.#store.outbox.push({
-      kind: "job",
-      row: {
-        status: STATUS_OF[state.phase],
-        phase: state.phase,
-        reason: state.reason,
-        message: state.message,
-        attempt: state.attempt,
-        runnerId: state.runnerId,
-        currentEpoch: progress.currentEpoch,
-        totalEpochs: progress.totalEpochs,
-        mlflowRunId: progress.mlflowRunId,
-        bestValue: progress.bestValue,
-        bestEpoch: progress.bestEpoch,
-        dataComplete: state.dataComplete,
-        logTruncated,
-        startedAt: state.startedAtMs,
-        completedAt: state.completedAtMs,
-        updatedAt: now,
-        rev: counters.rev,
-      },
-    });
+    head.counters.rev += 1;
+    this.#store.outbox.push({ kind: "job", row: jobRowOf(head, now) });
   }
 
   #pool() {
@@ -943,6 +959,27 @@ export class TrainingJob extends DurableObject<Env> {
     void this.ctx.storage.setAlarm(earliest);
   }
 }
+
+/** What D1 and watchers see of a job. */
+const jobRowOf = ({ counters, logTruncated, progress, state }: Head, now: number): JobRow => ({
+  status: STATUS_OF[state.phase],
+  phase: state.phase,
+  reason: state.reason,
+  message: state.message,
+  attempt: state.attempt,
+  runnerId: state.runnerId,
+  currentEpoch: progress.currentEpoch,
+  totalEpochs: progress.totalEpochs,
+  mlflowRunId: progress.mlflowRunId,
+  bestValue: progress.bestValue,
+  bestEpoch: progress.bestEpoch,
+  dataComplete: state.dataComplete,
+  logTruncated,
+  startedAt: state.startedAtMs,
+  completedAt: state.completedAtMs,
+  updatedAt: now,
+  rev: counters.rev,
+});
 
 type EndReport = Extract<Report, { type: "end" }>;
 
