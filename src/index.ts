@@ -1,7 +1,7 @@
 import { createApp } from "./app.ts";
+import { sweepKeys } from "./db/idempotency.ts";
 import { servicesFor } from "./services.ts";
 import { sweepUploads } from "./training/datasets/uploads/service.ts";
-import { sweepKeys } from "./training/idempotency.ts";
 
 export { RateLimiter } from "./auth/rate-limiter.ts";
 export { ModelSession } from "./training/inference/object.ts";

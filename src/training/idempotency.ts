@@ -1,8 +1,9 @@
 import { z } from "@hono/zod-openapi";
-import { and, eq, gt, lt, type SQL, sql } from "drizzle-orm";
+import { and, eq, gt } from "drizzle-orm";
 import { unauthorized } from "../auth/bearer.ts";
 import { me, type Principal } from "../auth/principal.ts";
 import { createDb } from "../db/client.ts";
+import { type IdempotencyKey, KEY_LIFE_MS } from "../db/idempotency.ts";
 import { idempotencyKeys } from "../db/schema/index.ts";
 import { AppError } from "../shared/errors.ts";
 import { sha256Hex } from "../shared/ids.ts";
@@ -12,13 +13,7 @@ import { sha256Hex } from "../shared/ids.ts";
  * and gets what the first one made.
  */
 
-/** How long a repetition is recognised. */
-export const KEY_LIFE_MS = 24 * 3_600_000;
-
 const HEADER = "Idempotency-Key";
-
-/** A key that came with a create, and the hash of what was to be created. */
-export type IdempotencyKey = { key: string; requestHash: string };
 
 /** The header of every route that creates something. */
 export const keyHeader = z.object({
@@ -40,23 +35,6 @@ export async function idempotencyKey(
 ): Promise<IdempotencyKey | null> {
   return key === undefined ? null : { key, requestHash: await sha256Hex(`${operation}\n${JSON.stringify(input)}`) };
 }
-
-/**
- * Notes in the batch of a create what the key has made. A key that is there already fails the whole batch.
- * @param resourceId the id of what was made, or `last_insert_rowid()` right behind its insert
- * @param made the condition under which it was made, when that is not certain
- */
-export const rememberKey = (
-  userId: number,
-  { key, requestHash }: IdempotencyKey,
-  resourceId: string | SQL,
-  atMs: number,
-  made: SQL = sql`true`,
-): SQL[] => [
-  sql`delete from ${idempotencyKeys} where user_id = ${userId} and key = ${key} and created_at <= ${atMs - KEY_LIFE_MS}`,
-  sql`insert into ${idempotencyKeys} (user_id, key, request_hash, resource_id, created_at)
-      select ${userId}, ${key}, ${requestHash}, ${resourceId}, ${atMs} where ${made}`,
-];
 
 /**
  * Makes something once for each key.
@@ -107,11 +85,4 @@ async function madeBy(binding: D1Database, principal: Principal, given: Idempote
     throw new AppError("VALIDATION_ERROR", `${HEADER}: was used for another request`, { field: HEADER });
   }
   return row.resourceId;
-}
-
-/** Forgets the keys that are recognised no more. */
-export async function sweepKeys(binding: D1Database, nowMs: number): Promise<void> {
-  await createDb(binding)
-    .delete(idempotencyKeys)
-    .where(lt(idempotencyKeys.createdAt, nowMs - KEY_LIFE_MS));
 }

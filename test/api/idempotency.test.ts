@@ -1,9 +1,9 @@
 import { env } from "cloudflare:workers";
 import { eq } from "drizzle-orm";
 import { describe, it } from "vitest";
+import { KEY_LIFE_MS, sweepKeys } from "../../src/db/idempotency.ts";
 import { datasets, datasetUploads, idempotencyKeys, projects } from "../../src/db/schema/index.ts";
 import { randomHex } from "../../src/shared/ids.ts";
-import { KEY_LIFE_MS, sweepKeys } from "../../src/training/idempotency.ts";
 import { type Answer, call, db, type Json, type Person, person } from "../support/api.ts";
 import { makeZip } from "../support/make-zip.ts";
 

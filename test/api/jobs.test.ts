@@ -6,6 +6,7 @@ import {
   auditLog,
   datasets,
   idempotencyKeys,
+  jobAttempts,
   trainingJobs,
   trainingMetrics,
 } from "../../src/db/schema/index.ts";
@@ -305,6 +306,41 @@ describe("Idempotency-Key", () => {
   });
 });
 
+describe("what a job's trainer would refuse", () => {
+  it("is refused when the job is made, by its field", async ({ expect }) => {
+    const owner = await person();
+    const create = (config: Json) => as(owner, "POST", JOBS, { project_id: owner.projectId, config });
+    const base = { framework: "embedded", model_name: "cnn_small", task_type: "image_classification" };
+    const yolo = await dataset(owner);
+    await db.update(datasets).set({ format: "yolo" }).where(eq(datasets.id, yolo));
+    expect(problem(await create({ ...base, dataset_id: yolo }))).toEqual([
+      422,
+      "VALIDATION_ERROR",
+      "config.dataset_id",
+    ]);
+    const dataset_id = await dataset(owner);
+    expect(problem(await create({ ...base, dataset_id, primary_metric: "mAP50" }))).toEqual([
+      422,
+      "VALIDATION_ERROR",
+      "config.primary_metric",
+    ]);
+    expect((await create({ ...base, dataset_id, primary_metric: "val_loss", primary_metric_mode: "min" })).status).toBe(
+      201,
+    );
+  });
+});
+
+describe("starting a job whose dataset was deleted", () => {
+  it("answers that the dataset is not there, and leaves the job pending", async ({ expect }) => {
+    const owner = await person();
+    const id = await job(owner);
+    const { body } = await as(owner, "GET", `${JOBS}/${id}`);
+    expect((await as(owner, "DELETE", `/api/v1/datasets/${body.dataset_id}`)).status).toBe(204);
+    expect(problem(await as(owner, "POST", `${JOBS}/${id}/start`))).toEqual([404, "DATASET_NOT_FOUND", null]);
+    expect((await as(owner, "GET", `${JOBS}/${id}`)).body.status).toBe("pending");
+  });
+});
+
 describe("deleting a job", () => {
   it("leaves no row, no file and no way back", async ({ expect }) => {
     const owner = await person();
@@ -325,7 +361,14 @@ describe("deleting a job", () => {
       expect(problem(await as(owner, "GET", path)), path).toEqual([404, "JOB_NOT_FOUND", null]);
     }
     expect((await as(owner, "DELETE", `${JOBS}/${id}`)).status).toBe(404);
-    for (const table of ["training_metrics", "log_chunks", "validation_results", "job_attempts"]) {
+    for (const table of [
+      "training_metrics",
+      "metric_segments",
+      "metric_extremes",
+      "log_chunks",
+      "validation_results",
+      "job_attempts",
+    ]) {
       const rows = await env.DB.prepare(`select count(*) as n from ${table} where job_id = ?`).bind(id).first<Json>();
       expect([table, rows?.n]).toEqual([table, 0]);
     }
@@ -395,6 +438,10 @@ async function points(
   )
     .bind(jobId, JSON.stringify(rows))
     .run();
+  await db
+    .insert(jobAttempts)
+    .values({ jobId, attempt: 1, owner: "plain", resumeEpoch: 0, firstEpoch: 1, startedAt: Date.now() });
+  await db.update(trainingJobs).set({ currentEpoch: losses.length }).where(eq(trainingJobs.id, jobId));
 }
 
 const linksOf = (headers: Headers): Record<string, string> =>

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { type Failure, fail, ok, type Result } from "../../../src/shared/result.ts";
+import { EMBEDDED_METRICS } from "../../../src/training/config/trainers.ts";
 import type { Augmentation } from "./augment.ts";
 import type { OptimizerConfig } from "./optimizer.ts";
 import type { Schedule } from "./schedule.ts";
@@ -68,17 +69,7 @@ export const DEFAULT_SEED = 42;
 /** A few must stay, so that one that is still being uploaded is not deleted under the uploader. */
 const FEWEST_CHECKPOINTS = 3;
 
-const METRICS: Record<string, MetricName> = {
-  accuracy: "accuracy",
-  val_accuracy: "accuracy",
-  loss: "loss",
-  val_loss: "loss",
-  overall_loss: "loss",
-  precision: "precision",
-  recall: "recall",
-  f1: "f1",
-  f1_score: "f1",
-};
+const METRICS: Record<string, MetricName> = EMBEDDED_METRICS;
 
 const here = "is not supported by the embedded runner";
 

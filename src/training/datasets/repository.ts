@@ -3,6 +3,7 @@ import { type Actor, auditIfChanged } from "../../audit/entry.ts";
 import { isValidCaller, me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
+import { type IdempotencyKey, rememberKey } from "../../db/idempotency.ts";
 import {
   datasetFiles,
   datasets,
@@ -14,7 +15,6 @@ import {
 } from "../../db/schema/index.ts";
 import { keys } from "../../storage/keys.ts";
 import { noteRemoval } from "../../storage/removals.ts";
-import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 import type { DatasetContent, IndexedFile } from "./content.ts";
 import type { FormatName, SplitName } from "./formats/types.ts";
 

@@ -2,6 +2,7 @@ import { and, asc, desc, eq, inArray, isNotNull, lt, type SQL, sql } from "drizz
 import { me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
+import { type IdempotencyKey, rememberKey } from "../../db/idempotency.ts";
 import {
   artifacts,
   datasets,
@@ -13,7 +14,6 @@ import {
   trainingJobs,
   trainingMetrics,
 } from "../../db/schema/index.ts";
-import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 import { isAfter, type JobPosition, type JobSort, orderOf } from "./list-order.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
@@ -122,6 +122,10 @@ export function createJobRepository(binding: D1Database) {
         ...(key === null ? [] : rememberKey(values.createdBy, key, sql`last_insert_rowid()`, values.createdAt)),
       ]);
       return Number(inserted?.results[0]?.id);
+    },
+
+    async hasDataset(datasetId: string): Promise<boolean> {
+      return (await db.select({ id: datasets.id }).from(datasets).where(eq(datasets.id, datasetId)).limit(1)).length > 0;
     },
 
     /** The row itself, for calls that carry their own proof. */

@@ -1,14 +1,16 @@
 import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
 import type { Config } from "../../config.ts";
+import type { IdempotencyKey } from "../../db/idempotency.ts";
 import type { artifacts, trainingMetrics } from "../../db/schema/index.ts";
 import type { Content } from "../../http/content.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
 import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
 import { keys } from "../../storage/keys.ts";
 import { type AdvancedConfig, readSetting } from "../config/fields.ts";
+import { checkTrainer } from "../config/trainers.ts";
 import { validateAdvancedConfig } from "../config/validate.ts";
-import { createOnce, type IdempotencyKey } from "../idempotency.ts";
+import { createOnce } from "../idempotency.ts";
 import { findModel } from "../models/catalogue.ts";
 import type { TaskType } from "../models/schemas.ts";
 import type { RunnerPool } from "../runners/pool.ts";
@@ -270,6 +272,8 @@ export function createJobService(deps: {
       throw invalid("config.num_classes", `the dataset has ${classes} classes`);
     }
 
+    unwrap(checkTrainer(config.framework, { datasetFormat: dataset.format, primaryMetric: config.primary_metric }));
+
     const primary = PRIMARY_METRIC[config.task_type];
     const at = now();
     const values = {
@@ -411,6 +415,11 @@ export function createJobService(deps: {
     /** @throws INVALID_STATUS · CHECKPOINT_NOT_FOUND · TRAINING_SERVICE_UNAVAILABLE, the job then stays as it was */
     async start(principal: Principal, jobId: number, options: { resume: boolean; checkpoint_path?: string }) {
       const { job } = await writable(principal, jobId);
+      // Who may run the job need not be in the dataset's project: its maker was. But it can be gone.
+      const startable = job.status === "pending" || job.status === "stopped" || job.status === "failed";
+      if (startable && !(await jobs.hasDataset(job.datasetId))) {
+        throw new AppError("DATASET_NOT_FOUND", "Dataset not found");
+      }
       const view = unwrap(await objects.getByName(String(jobId)).start(specOf(job), resumeChoice(jobId, options)));
       return {
         id: jobId,

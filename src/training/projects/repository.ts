@@ -4,6 +4,7 @@ import { type Actor, auditIfChanged } from "../../audit/entry.ts";
 import { me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
+import { type IdempotencyKey, rememberKey } from "../../db/idempotency.ts";
 import {
   datasets,
   datasetUploads,
@@ -14,7 +15,6 @@ import {
   users,
 } from "../../db/schema/index.ts";
 import type { TaskType } from "../../shared/task-types.ts";
-import { type IdempotencyKey, rememberKey } from "../idempotency.ts";
 
 export type ProjectRepository = ReturnType<typeof createProjectRepository>;
 export type ProjectRow = typeof projects.$inferSelect;

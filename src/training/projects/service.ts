@@ -1,11 +1,12 @@
 import type { Actor } from "../../audit/entry.ts";
 import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
+import type { IdempotencyKey } from "../../db/idempotency.ts";
 import type { ProjectRole } from "../../db/schema/index.ts";
 import { AppError } from "../../shared/errors.ts";
 import type { TaskType } from "../../shared/task-types.ts";
 import { isoSeconds } from "../../shared/time.ts";
-import { createOnce, type IdempotencyKey } from "../idempotency.ts";
+import { createOnce } from "../idempotency.ts";
 import type { ProjectRepository, ProjectRow } from "./repository.ts";
 
 export type ProjectService = ReturnType<typeof createProjectService>;

@@ -3,10 +3,10 @@ import { z } from "zod";
 import { me, type Principal } from "../../../auth/principal.ts";
 import { runBatch } from "../../../db/batch.ts";
 import { createDb } from "../../../db/client.ts";
+import { type IdempotencyKey, rememberKey } from "../../../db/idempotency.ts";
 import { datasetUploadParts, datasetUploads, projectMembers, type UploadRefusal } from "../../../db/schema/index.ts";
 import { keys } from "../../../storage/keys.ts";
 import { noteRemoval } from "../../../storage/removals.ts";
-import { type IdempotencyKey, rememberKey } from "../../idempotency.ts";
 import { mayWrite } from "../repository.ts";
 
 export type UploadRepository = ReturnType<typeof createUploadRepository>;

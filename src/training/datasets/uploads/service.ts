@@ -1,5 +1,6 @@
 import { unauthorized } from "../../../auth/bearer.ts";
 import type { Principal } from "../../../auth/principal.ts";
+import type { IdempotencyKey } from "../../../db/idempotency.ts";
 import { AppError } from "../../../shared/errors.ts";
 import { newUuid } from "../../../shared/ids.ts";
 import { errorText, logger } from "../../../shared/logger.ts";
@@ -9,7 +10,7 @@ import { keys } from "../../../storage/keys.ts";
 import { objectSha256, storePart } from "../../../storage/parts.ts";
 import { storedObject } from "../../../storage/ranges.ts";
 import { finishRemoval } from "../../../storage/removals.ts";
-import { createOnce, type IdempotencyKey } from "../../idempotency.ts";
+import { createOnce } from "../../idempotency.ts";
 import type { ProjectService } from "../../projects/service.ts";
 import { readZipContent } from "../content.ts";
 import { FORMATS } from "../formats/index.ts";
