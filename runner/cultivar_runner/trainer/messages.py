@@ -95,6 +95,8 @@ class TrainerJob(BaseModel):
     resume: Resume | None = None
     # Module that trains it, in place of the one of the framework (`--trainer framework=module`).
     module: str | None = None
+    # What the runner was told for this trainer on its command line.
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def checkpoint_dir(self) -> Path:

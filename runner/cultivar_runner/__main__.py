@@ -1,0 +1,5 @@
+"""`python -m cultivar_runner`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Brings a job's dataset to this machine."""

@@ -1,0 +1,1 @@
+"""What is reported of an attempt: on disk first, then at the server."""
