@@ -92,6 +92,12 @@ export async function openLink(deps: LinkDeps) {
     token,
     retry,
     note: (line) => logs.stderr.note(`[runner] ${line}`),
+    reported: async (seq) => {
+      while (events.acked < seq) {
+        gone.throwIfAborted();
+        await clock.sleep(POLL_MS, gone);
+      }
+    },
     onStored: async ({ artifactId, epoch, role }) => {
       emit({ event: "checkpoint", data: { artifact_id: artifactId, epoch, role } });
       await journal.flushed();
@@ -194,7 +200,7 @@ export async function openLink(deps: LinkDeps) {
 
     stderrTail: (): readonly string[] => logs.stderr.tail,
 
-    checkpoint: (message: CheckpointMessage): Promise<void> => uploads.add(message),
+    checkpoint: (message: CheckpointMessage): Promise<void> => uploads.add(message, journal.lastSeq),
 
     /** The streams are over. */
     async endLogs(): Promise<void> {

@@ -20,6 +20,8 @@ const EntrySchema = z.object({
   epoch: z.int().min(0),
   manifest: z.record(z.string(), z.unknown()).nullable(),
   artifactId: z.string().nullable().default(null),
+  /** Number of the newest event when the checkpoint was made. */
+  afterSeq: z.int().min(0).default(0),
 });
 type Entry = z.infer<typeof EntrySchema>;
 type Queued = Entry & { id: number };
@@ -29,6 +31,11 @@ export type UploadDeps = {
   jobId: number;
   token: string;
   retry: RetryOptions;
+  /**
+   * Resolves when the server has the events up to this number. A complete checkpoint can be resumed from, and then the epochs
+   * before it are never trained again: if this machine were lost with their events, the curve would have a hole for good.
+   */
+  reported: (seq: number) => Promise<void>;
   /** The file is complete at the server: announces it. Resolves when the announcement cannot be lost any more. */
   onStored: (checkpoint: { artifactId: string; epoch: number; role: "best" | "last" }) => Promise<void>;
   note: (line: string) => void;
@@ -76,8 +83,11 @@ export class Uploads {
     return this.#failures;
   }
 
-  /** Takes the files of a checkpoint over. A file that is gone already has a newer one behind it and is left out. */
-  async add(message: CheckpointMessage): Promise<void> {
+  /**
+   * Takes the files of a checkpoint over. A file that is gone already has a newer one behind it and is left out.
+   * @param afterSeq number of the newest event; the checkpoint is complete only after it
+   */
+  async add(message: CheckpointMessage, afterSeq: number): Promise<void> {
     for (const file of message.files) {
       this.#lastId += 1;
       const entry: Queued = {
@@ -88,6 +98,7 @@ export class Uploads {
         epoch: message.epoch,
         manifest: file.manifest ?? null,
         artifactId: null,
+        afterSeq,
       };
       try {
         await takeOver(file.path, this.#bytesPath(entry));
@@ -197,6 +208,7 @@ export class Uploads {
     } finally {
       await file.close();
     }
+    await this.#deps.reported(entry.afterSeq);
     await retrying(() => client.send("POST", `${own}/complete`, { token, signal }), retry);
   }
 

@@ -369,7 +369,11 @@ async function artifactServer(
   return { ...server, artifacts };
 }
 
-async function uploader(client: Parameters<typeof Uploads.open>[1]["client"], folder?: string) {
+async function uploader(
+  client: Parameters<typeof Uploads.open>[1]["client"],
+  folder?: string,
+  reported: (seq: number) => Promise<void> = async () => {},
+) {
   const where = folder ?? (await tempFolder());
   const abort = new AbortController();
   const retry: RetryOptions = retryOptions(hastyClock(), abort.signal);
@@ -379,6 +383,7 @@ async function uploader(client: Parameters<typeof Uploads.open>[1]["client"], fo
     jobId: 5,
     token: "t",
     retry,
+    reported,
     onStored: async (checkpoint) => {
       storedFiles.push(checkpoint);
     },
@@ -406,7 +411,7 @@ describe("Uploads", () => {
     const { client, artifacts, calls } = await artifactServer(10_000);
     const { uploads, stored: announced, folder, run } = await uploader(client);
     run();
-    await uploads.add(message(await checkpointFile(bytes), 7));
+    await uploads.add(message(await checkpointFile(bytes), 7), 0);
     await until(() => uploads.pending === 0);
     expect(artifacts[0]?.body).toMatchObject({
       kind: "checkpoint",
@@ -425,7 +430,7 @@ describe("Uploads", () => {
     const { client, artifacts } = await artifactServer(10_000);
     const { uploads, run } = await uploader(client);
     run();
-    await uploads.add(message(await checkpointFile(Buffer.alloc(0))));
+    await uploads.add(message(await checkpointFile(Buffer.alloc(0))), 0);
     await until(() => uploads.pending === 0);
     expect(artifacts[0]).toMatchObject({ complete: true });
   });
@@ -434,7 +439,7 @@ describe("Uploads", () => {
     const { client, artifacts } = await artifactServer(100_000);
     const { uploads, run } = await uploader(client);
     const path = await checkpointFile(bytes);
-    await uploads.add(message(path));
+    await uploads.add(message(path), 0);
     await rm(path);
     run();
     await until(() => uploads.pending === 0);
@@ -444,19 +449,41 @@ describe("Uploads", () => {
   it("leaves out a file that is gone already", async ({ expect }) => {
     const { client } = await artifactServer(100_000);
     const { uploads } = await uploader(client);
-    await uploads.add(message("/nowhere/last.state"));
+    await uploads.add(message("/nowhere/last.state"), 0);
     expect([uploads.pending, uploads.failures]).toEqual([0, []]);
   });
 
   it("sends the newest of those that wait", async ({ expect }) => {
     const { client, artifacts } = await artifactServer(100_000);
     const { uploads, stored: announced, run } = await uploader(client);
-    for (const epoch of [1, 2, 3]) await uploads.add(message(await checkpointFile(Buffer.from(`${epoch}`)), epoch));
+    for (const epoch of [1, 2, 3]) await uploads.add(message(await checkpointFile(Buffer.from(`${epoch}`)), epoch), 0);
     expect(uploads.pending).toBe(1);
     run();
     await until(() => uploads.pending === 0);
     expect(artifacts).toHaveLength(1);
     expect(announced).toMatchObject([{ epoch: 3 }]);
+  });
+
+  it("does not complete a checkpoint before the server has the events that came before it", async ({ expect }) => {
+    const { client, artifacts } = await artifactServer(100_000);
+    const asked: number[] = [];
+    let report = () => {};
+    const reported = (seq: number) => {
+      asked.push(seq);
+      return new Promise<void>((resolve) => {
+        report = resolve;
+      });
+    };
+    const { uploads, folder } = await uploader(client);
+    await uploads.add(message(await checkpointFile(bytes)), 12);
+    // Also after a restart of the agent.
+    const again = await uploader(client, folder, reported);
+    again.run();
+    await until(() => asked.length > 0);
+    expect([asked, artifacts[0]?.parts.size, artifacts[0]?.complete]).toEqual([[12], 1, false]);
+    report();
+    await until(() => again.uploads.pending === 0);
+    expect(artifacts[0]?.complete).toBe(true);
   });
 
   it("sends only the part that is missing after a cut", async ({ expect }) => {
@@ -466,7 +493,7 @@ describe("Uploads", () => {
     );
     const { uploads, run } = await uploader(client);
     run();
-    await uploads.add(message(await checkpointFile(bytes)));
+    await uploads.add(message(await checkpointFile(bytes)), 0);
     await until(() => uploads.pending === 0);
     expect(calls.filter(({ method }) => method === "PUT").map(({ path }) => path.at(-1))).toEqual(["1", "2", "2", "3"]);
     expect(calls.filter(({ method }) => method === "GET")).toHaveLength(1);
@@ -482,7 +509,7 @@ describe("Uploads", () => {
     });
     const { uploads, run } = await uploader(client);
     run();
-    await uploads.add(message(await checkpointFile(bytes)));
+    await uploads.add(message(await checkpointFile(bytes)), 0);
     await until(() => uploads.pending === 0);
     expect(calls.filter(({ path }) => path.endsWith("parts/1"))).toHaveLength(1);
   });
@@ -495,7 +522,7 @@ describe("Uploads", () => {
       );
       const { uploads, stored: announced, run } = await uploader(client);
       run();
-      await uploads.add(message(await checkpointFile(bytes)));
+      await uploads.add(message(await checkpointFile(bytes)), 0);
       await until(() => uploads.pending === 0);
       expect(artifacts.map(({ complete }) => complete)).toEqual([false, true]);
       expect(announced).toHaveLength(1);
@@ -508,9 +535,9 @@ describe("Uploads", () => {
     );
     const { uploads, stored: announced, run } = await uploader(client);
     run();
-    await uploads.add(message(await checkpointFile(bytes), 1));
+    await uploads.add(message(await checkpointFile(bytes), 1), 0);
     await until(() => uploads.pending === 0);
-    await uploads.add(message(await checkpointFile(bytes), 2));
+    await uploads.add(message(await checkpointFile(bytes), 2), 0);
     await until(() => uploads.pending === 0);
     expect(uploads.failures).toEqual([expect.stringContaining("last.state of epoch 1 could not be stored")]);
     expect(announced).toMatchObject([{ epoch: 2 }]);
@@ -522,7 +549,7 @@ describe("Uploads", () => {
     );
     const begun = await uploader(first.client);
     begun.run();
-    await begun.uploads.add(message(await checkpointFile(bytes)));
+    await begun.uploads.add(message(await checkpointFile(bytes)), 0);
     await until(() => first.calls.some(({ path }) => path.endsWith("parts/3")));
 
     const second = await artifactServer(10_000);
@@ -540,7 +567,7 @@ describe("Uploads", () => {
     const { client } = await artifactServer(10_000, () => problem(409, "STALE_LEASE"));
     const { uploads, folder, run } = await uploader(client);
     await mkdir(folder, { recursive: true });
-    await uploads.add(message(await checkpointFile(bytes)));
+    await uploads.add(message(await checkpointFile(bytes)), 0);
     expect(await run().failed).toMatchObject({ code: "STALE_LEASE" });
     expect((await stat(join(folder, "uploads/1.bytes"))).size).toBe(bytes.length);
   });
