@@ -86,7 +86,7 @@ function checkEnd(reading: Reading, wrong: Wrong, count: Count): void {
   const end = `${job.status} ${job.reason}`;
   if (!expectedEnds(reading).includes(end)) wrong(`ended as ${end}, not as ${expectedEnds(reading).join(" or ")}`);
   if (job.log_truncated) wrong("its log is truncated");
-  if (job.data_complete !== true) count("jobs that say their data are not complete");
+  if (job.data_complete !== true) count(`jobs ${job.status} (${job.reason}) that say their data are not complete`);
 }
 
 function checkPoints(
