@@ -15,6 +15,7 @@ export default defineConfig({
         test: { name: "unit", include: ["test/unit/**/*.test.ts"], environment: "node", testTimeout: 30_000 },
       },
       {
+        assetsInclude: ["**/*.onnx"],
         plugins: [
           cloudflareTest(async () => ({
             main: "./src/index.ts",

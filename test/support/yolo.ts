@@ -75,7 +75,7 @@ export function matchBoxes(
     expect(off, `box ${index}`).toBeLessThanOrEqual(within);
     expect(box.label).toBe(labels[box.class_id ?? -1]);
     expect(Math.abs((box.confidence ?? 0) - (expected.scores[index] ?? 0))).toBeLessThan(within / 10);
-    const [x, y, width, height] = box.bbox;
+    const [x = 0, y = 0, width = 0, height = 0] = box.bbox;
     expect(Math.abs(x - width / 2 - box.x1) + Math.abs(y + height / 2 - box.y2)).toBeLessThan(0.03);
   });
 }
