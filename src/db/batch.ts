@@ -1,13 +1,18 @@
-import { type SQL, sql } from "drizzle-orm";
+import type { SQL } from "drizzle-orm";
 import { SQLiteAsyncDialect } from "drizzle-orm/sqlite-core";
 
+/** A statement that is text already: on the way of every callback there is no time to build one. */
+export type TextStatement = { sql: string; params: unknown[] };
+
 /** A statement written as SQL, or one made with drizzle's builder. */
-export type Statement = SQL | { toSQL(): { sql: string; params: unknown[] } };
+export type Statement = SQL | TextStatement | { toSQL(): TextStatement };
 
 const dialect = new SQLiteAsyncDialect();
 
-const compile = (statement: Statement): { sql: string; params: unknown[] } =>
-  "toSQL" in statement ? statement.toSQL() : dialect.sqlToQuery(statement);
+const compile = (statement: Statement): TextStatement => {
+  if ("params" in statement) return statement;
+  return "toSQL" in statement ? statement.toSQL() : dialect.sqlToQuery(statement);
+};
 
 /**
  * Runs statements as one transaction in one round trip; a failing one rolls all of them back. drizzle's own `batch` takes
@@ -26,6 +31,3 @@ export async function runBatch(
     }),
   );
 }
-
-/** SQL of an array of arrays handed over as one parameter: a statement may have 100 of them at most. */
-export const jsonRows = (rows: unknown[][]): SQL => sql`json_each(${JSON.stringify(rows)})`;

@@ -176,7 +176,7 @@ describe("the projection", () => {
     ]);
     const row = await db.query.trainingJobs.findFirst({ where: eq(trainingJobs.id, jobId) });
     if (!row) throw new Error("no job");
-    const items: Parameters<typeof statementsFor>[2] = [
+    const items: Parameters<typeof statementsFor>[1] = [
       { kind: "job", row: { ...row, status: "failed", rev: row.rev - 1 } },
       {
         kind: "metrics",
@@ -196,7 +196,7 @@ describe("the projection", () => {
         ],
       },
     ];
-    for (let i = 0; i < 2; i++) await runBatch(env.DB, statementsFor(db, jobId, items));
+    for (let i = 0; i < 2; i++) await runBatch(env.DB, statementsFor(jobId, items));
     expect(await detail(owner, jobId)).toMatchObject({ status: "running", current_epoch: 2 });
     expect((await metricsOf(owner, jobId)).map((point) => [point.id, point.loss])).toEqual([
       [1, 1],

@@ -2,8 +2,10 @@ import type { Limits } from "../runners/protocol.ts";
 import type { Report } from "./events.ts";
 import { maskSecrets } from "./mask.ts";
 import { observe } from "./progress.ts";
+import type { StoredMetric } from "./projection.ts";
+import { createSegmenter, type SegmentWork, withoutSums } from "./segments.ts";
 import type { JobSpec } from "./spec.ts";
-import type { Head, JobStore } from "./store.ts";
+import { type Head, type JobStore, MAX_ITEM_BYTES } from "./store.ts";
 
 /** Lines are stored in pieces of at most this many characters: a row of D1 holds 2 MB, escapes included. */
 const LOG_PIECE_CHARS = 256 * 1024;
@@ -16,6 +18,8 @@ export type Unit = {
   changed: boolean;
   /** Whether readers have to hear of it. */
   news: boolean;
+  /** Points taken, which are stored together at the end. */
+  readonly points: StoredMetric[];
 };
 
 export type Problem = { code: "VALIDATION_ERROR" | "FORBIDDEN"; field: string; message: string };
@@ -27,6 +31,14 @@ const invalid = (field: string, message: string): Problem => ({
 });
 
 const primaryOf = (spec: JobSpec) => ({ name: spec.primaryMetric, mode: spec.primaryMetricMode });
+
+/** So many names of any length fit into a row. */
+const HARMLESS_NAMES = 100;
+
+/** Whether a point is more than a row may hold. */
+const isLarge = (row: StoredMetric): boolean =>
+  Object.keys(row.extraMetrics).length > HARMLESS_NAMES &&
+  new TextEncoder().encode(JSON.stringify(row)).byteLength > MAX_ITEM_BYTES / 2;
 
 /** Cuts lines into texts of whole lines; a line that is too long by itself is cut. */
 function piecesOf(lines: string[]): string[] {
@@ -48,6 +60,30 @@ function piecesOf(lines: string[]): string[] {
 
 /** What one report stores, inside the caller's unit of work. */
 export function createIntake(store: JobStore, limits: Limits) {
+  const segmenter = createSegmenter();
+
+  /** Stores points with the work for their summaries, in as many items as their size asks for. */
+  function pushPoints(rows: StoredMetric[], segments: SegmentWork | null): void {
+    if (store.outbox.push({ kind: "metrics", rows, segments })) return;
+    if (rows.length > 1) {
+      const half = rows.length >> 1;
+      pushPoints(rows.slice(0, half), null);
+      pushPoints(rows.slice(half), segments);
+    } else if (segments !== null) {
+      pushPoints(rows, null);
+      pushPoints([], withoutSums(segments));
+    }
+  }
+
+  /** Stores the points of a unit of work, at its end. */
+  function flushPoints({ head, points }: Unit): void {
+    const [first] = points;
+    if (first === undefined) return;
+    const { track, work } = segmenter.take(head.points, first.attempt, points);
+    head.points = track;
+    pushPoints(points, work);
+  }
+
   /** Stores lines as they came; over the job's quota they are acknowledged, not stored, and the job says so. */
   function takeLog(
     unit: Unit,
@@ -117,7 +153,8 @@ export function createIntake(store: JobStore, limits: Limits) {
         }
         const { type: _, ...point } = report;
         const row = { ...point, id: head.counters.metricId + 1, attempt: state.attempt, createdAt: unit.now };
-        if (!store.outbox.push({ kind: "metrics", rows: [row] })) return tooLarge;
+        if (isLarge(row)) return tooLarge;
+        unit.points.push(row);
         head.counters.metricId += 1;
         break;
       }
@@ -151,5 +188,5 @@ export function createIntake(store: JobStore, limits: Limits) {
     return null;
   }
 
-  return { takeLog, takeReport };
+  return { takeLog, takeReport, flushPoints };
 }

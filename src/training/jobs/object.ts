@@ -252,7 +252,7 @@ export class TrainingJob extends DurableObject<Env> {
       const { head } = work;
       const { attempt } = head.state;
       const numbers = [...events.map((event) => event.seq), ...rejected.map((event) => event.seq)];
-      const fresh = new Set(numbers.filter((seq) => this.#store.events.isNew(attempt, head.mark, seq)));
+      const fresh = this.#store.events.fresh(attempt, head.mark, numbers);
       if (Math.max(0, ...fresh) > head.mark + this.#limits.seq_window) return { taken: false, rejected: [] };
 
       const refused = [...rejected];
@@ -642,10 +642,18 @@ export class TrainingJob extends DurableObject<Env> {
 
   /** Runs a unit of work: all that it stores is stored together, or nothing; then the alarm, then the effects. */
   #commit<T>(run: (work: Work) => T): T {
-    const work: Work = { head: this.#store.head(), now: Date.now(), effects: [], changed: false, news: false };
+    const work: Work = {
+      head: this.#store.head(),
+      now: Date.now(),
+      effects: [],
+      changed: false,
+      news: false,
+      points: [],
+    };
     this.#live.begin();
     const value = this.#store.transaction(() => {
       const result = run(work);
+      this.#intake.flushPoints(work);
       if (work.news) this.#pushJobRow(work);
       if (work.changed) this.#store.putHead(work.head);
       return result;

@@ -1,7 +1,8 @@
-import { and, asc, desc, eq, inArray, isNotNull, lt, type SQL, sql } from "drizzle-orm";
-import { me, type Principal } from "../../auth/principal.ts";
+import { and, asc, desc, eq, inArray, isNotNull, lt, sql } from "drizzle-orm";
+import { CALLER, type CredentialKind, credentialOf, me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
+import { columnsOf } from "../../db/columns.ts";
 import { type IdempotencyKey, rememberKey } from "../../db/idempotency.ts";
 import {
   artifacts,
@@ -15,6 +16,7 @@ import {
   trainingMetrics,
 } from "../../db/schema/index.ts";
 import { isAfter, type JobPosition, type JobSort, orderOf } from "./list-order.ts";
+import { epochOfKey, keptKeys, seriesValue, stepOfKey } from "./segments.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
 export type JobRow = typeof trainingJobs.$inferSelect;
@@ -58,17 +60,27 @@ const besides = {
   resumeEpoch: jobAttempts.resumeEpoch,
 };
 
-/** The value that decides which points of a curve are kept: one of the columns, or a further metric by its name. */
-function seriesOf(name: string): SQL {
-  const columns: Record<string, SQL> = {
-    loss: sql`${trainingMetrics.loss}`,
-    accuracy: sql`${trainingMetrics.accuracy}`,
-    learning_rate: sql`${trainingMetrics.learningRate}`,
-  };
-  return (
-    (Object.hasOwn(columns, name) ? columns[name] : undefined) ??
-    sql`(select value from json_each(${trainingMetrics.extraMetrics}) where key = ${name} limit 1)`
-  );
+const points = columnsOf(trainingMetrics);
+const readPoint = points.read;
+
+const curveTexts = new Map<string, string>();
+
+/** The statement of a curve: one for each way to prove who one is and each kind of series. */
+function curveText(credential: CredentialKind, series: string): string {
+  const value = seriesValue(series);
+  const known = curveTexts.get(credential + value);
+  if (known !== undefined) return known;
+  const text = `with me as (${CALLER[credential]}),
+    job as materialized (select j.id, j.current_epoch, pm.role from me join training_jobs j on j.id = ?4
+      join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id),
+    ${keptKeys(value)}
+    select job.role, ${points.names.map((name) => `m.${name}`).join(", ")}
+    from me left join job on true left join kept on job.id = ?4
+      left join training_metrics m on m.job_id = ?4 and m.epoch = ${epochOfKey("kept.key")}
+        and m.step = ${stepOfKey("kept.key")} and m.attempt = kept.attempt
+    order by m.epoch, m.step, m.attempt`;
+  curveTexts.set(credential + value, text);
+  return text;
 }
 
 /**
@@ -125,7 +137,9 @@ export function createJobRepository(binding: D1Database) {
     },
 
     async hasDataset(datasetId: string): Promise<boolean> {
-      return (await db.select({ id: datasets.id }).from(datasets).where(eq(datasets.id, datasetId)).limit(1)).length > 0;
+      return (
+        (await db.select({ id: datasets.id }).from(datasets).where(eq(datasets.id, datasetId)).limit(1)).length > 0
+      );
     },
 
     /** The row itself, for calls that carry their own proof. */
@@ -238,36 +252,19 @@ export function createJobRepository(binding: D1Database) {
     },
 
     /**
-     * A curve in at most `maxPoints` points, oldest first: the first and the last one, and of each of equally many neighbours
-     * the one with the lowest and the one with the highest value of the series.
+     * A curve in at most `maxPoints` points, oldest first: the first and the last one, and of neighbours that share a bucket
+     * the one with the lowest and the one with the highest value of the series. See segments.ts.
      */
     async curve(principal: Principal, jobId: number, maxPoints: number, series: string) {
-      const caller = me(db, principal);
-      const buckets = Math.max(1, Math.floor((maxPoints - 2) / 2));
-      const kept = sql`(with points as (
-          select ${trainingMetrics.epoch} as epoch, ${trainingMetrics.step} as step, ${trainingMetrics.attempt} as attempt,
-            ${seriesOf(series)} as v from ${trainingMetrics} where ${eq(trainingMetrics.jobId, jobId)} and ${notSuperseded}),
-        numbered as (select *, row_number() over by_time as n, count(*) over () as total,
-          ntile(${buckets}) over by_time as bucket from points window by_time as (order by epoch, step)),
-        ranked as (select *, row_number() over (partition by bucket order by v is null, v, n) as low,
-          row_number() over (partition by bucket order by v is null, v desc, n) as high from numbered)
-        select epoch, step, attempt from ranked
-        where total <= ${maxPoints} or n = 1 or n = total or low = 1 or high = 1)`;
-      return db
-        .with(caller)
-        .select({ role: projectMembers.role, point: trainingMetrics })
-        .from(caller)
-        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
-        .leftJoin(projectMembers, membership(principal))
-        .leftJoin(
-          trainingMetrics,
-          and(
-            eq(trainingMetrics.jobId, trainingJobs.id),
-            isMember,
-            sql`(${trainingMetrics.epoch}, ${trainingMetrics.step}, ${trainingMetrics.attempt}) in ${kept}`,
-          ),
-        )
-        .orderBy(asc(trainingMetrics.epoch), asc(trainingMetrics.step));
+      const { credential, params } = credentialOf(principal);
+      const rows = await binding
+        .prepare(curveText(credential, series))
+        .bind(...params, jobId, maxPoints, series)
+        .raw<unknown[]>();
+      return rows.map(([role, ...values]) => ({
+        role: role === null ? null : String(role),
+        point: values[0] === null ? null : readPoint(values),
+      }));
     },
 
     /** The chunks, oldest first, that hold the newest `limit` lines before a line number, or the first ones after one. */

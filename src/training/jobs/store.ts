@@ -2,6 +2,7 @@ import { initialState, type JobState } from "./machine.ts";
 import { initialProgress, type Progress } from "./progress.ts";
 import type { ProjectionItem, StoredArtifact } from "./projection.ts";
 import type { Outbox } from "./projector.ts";
+import type { PointTrack } from "./segments.ts";
 import { advance, gaps } from "./seq-window.ts";
 import type { JobSpec } from "./spec.ts";
 
@@ -20,10 +21,14 @@ const MIGRATIONS: string[] = [
      upload_id TEXT, part_size INTEGER NOT NULL, parts INTEGER NOT NULL, created_at INTEGER NOT NULL) WITHOUT ROWID;
    CREATE TABLE artifact_parts (artifact_id TEXT NOT NULL, n INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
      PRIMARY KEY (artifact_id, n)) WITHOUT ROWID;`,
+  `CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, item TEXT NOT NULL, error TEXT NOT NULL);`,
 ];
 
+/** Items that D1 refuses for good are kept for somebody to look at, the newest of them. */
+const MAX_DEAD_LETTERS = 1_000;
+
 /** D1 and this storage hold 2 MB in a row or a parameter; an item is escaped once more on its way. */
-const MAX_ITEM_BYTES = 1_000_000;
+export const MAX_ITEM_BYTES = 1_000_000;
 
 const utf8 = new TextEncoder();
 
@@ -44,6 +49,8 @@ export type Head = {
   logMarks: { stdout: number; stderr: number };
   announced: Announced | null;
   logTruncated: boolean;
+  /** Of the points of the newest attempt; absent before the first one. */
+  points?: PointTrack;
 };
 
 export type Upload = {
@@ -96,6 +103,19 @@ export function openJobStore(storage: DurableObjectStorage) {
   };
   if (spec !== undefined) migrate();
 
+  // What the tables hold, and what the transaction under way adds to it.
+  let metricNames: Set<string> | null = null;
+  const newNames = new Set<string>();
+  const knownNames = (): Set<string> => {
+    metricNames ??= new Set(
+      sql
+        .exec<{ name: string }>("SELECT name FROM metric_names")
+        .toArray()
+        .map((row) => row.name),
+    );
+    return metricNames;
+  };
+
   const above = (attempt: number, mark: number): number[] =>
     sql
       .exec<{ seq: number }>("SELECT seq FROM seen_events WHERE attempt = ? AND seq > ? ORDER BY seq", attempt, mark)
@@ -104,7 +124,13 @@ export function openJobStore(storage: DurableObjectStorage) {
 
   return {
     /** One transaction: all of `write` is stored, or nothing. */
-    transaction: <T>(write: () => T): T => storage.transactionSync(write),
+    transaction<T>(write: () => T): T {
+      newNames.clear();
+      const result = storage.transactionSync(write);
+      for (const name of newNames) metricNames?.add(name);
+      newNames.clear();
+      return result;
+    },
 
     head: (): Head =>
       kv.get<Head>("head") ?? {
@@ -130,6 +156,7 @@ export function openJobStore(storage: DurableObjectStorage) {
     /** Back to an object that knows no job. */
     async forget(): Promise<void> {
       spec = undefined;
+      metricNames = null;
       await storage.deleteAlarm();
       await storage.deleteAll();
     },
@@ -145,9 +172,10 @@ export function openJobStore(storage: DurableObjectStorage) {
         for (const { json, bytes } of rows) sql.exec("INSERT INTO outbox (item, bytes) VALUES (?, ?)", json, bytes);
         return true;
       },
-      peek(maxBytes: number) {
+      peek(maxBytes: number, maxItems: number) {
         const rows = sql.exec<{ id: number; item: string; bytes: number }>(
-          "SELECT id, item, bytes FROM outbox ORDER BY id LIMIT 500",
+          "SELECT id, item, bytes FROM outbox ORDER BY id LIMIT ?",
+          maxItems,
         );
         const items: ProjectionItem[] = [];
         let lastId = 0;
@@ -161,6 +189,16 @@ export function openJobStore(storage: DurableObjectStorage) {
         return items.length === 0 ? null : { lastId, items };
       },
       removeUpTo: (id: number) => void sql.exec("DELETE FROM outbox WHERE id <= ?", id),
+      setAside(id: number, error: string): void {
+        storage.transactionSync(() => {
+          sql.exec("INSERT OR REPLACE INTO dead_letters SELECT id, item, ? FROM outbox WHERE id = ?", error, id);
+          sql.exec("DELETE FROM outbox WHERE id = ?", id);
+          sql.exec(
+            "DELETE FROM dead_letters WHERE id NOT IN (SELECT id FROM dead_letters ORDER BY id DESC LIMIT ?)",
+            MAX_DEAD_LETTERS,
+          );
+        });
+      },
       // An object that knows no job has no tables, and nothing to tell.
       oldestId: () =>
         spec === undefined ? null : sql.exec<{ id: number | null }>("SELECT min(id) AS id FROM outbox").one().id,
@@ -169,15 +207,33 @@ export function openJobStore(storage: DurableObjectStorage) {
     } satisfies Outbox & { push(...items: ProjectionItem[]): boolean },
 
     events: {
-      isNew: (attempt: number, mark: number, seq: number): boolean =>
-        seq > mark &&
-        sql.exec("SELECT 1 FROM seen_events WHERE attempt = ? AND seq = ?", attempt, seq).toArray().length === 0,
+      /** Those of the numbers that have not arrived before. */
+      fresh(attempt: number, mark: number, numbers: number[]): Set<number> {
+        const fresh = new Set(numbers.filter((seq) => seq > mark));
+        if (fresh.size === 0) return fresh;
+        const seen = sql.exec<{ seq: number }>(
+          "SELECT seq FROM seen_events WHERE attempt = ? AND seq BETWEEN ? AND ?",
+          attempt,
+          Math.min(...fresh),
+          Math.max(...fresh),
+        );
+        for (const { seq } of seen) fresh.delete(seq);
+        return fresh;
+      },
       /** Takes new numbers and returns the mark: what follows it directly only moves it and needs no row. */
       add(attempt: number, mark: number, fresh: number[]): number {
         let next = mark;
+        const ahead: number[] = [];
         for (const seq of [...fresh].sort((a, b) => a - b)) {
           if (seq === next + 1) next = seq;
-          else sql.exec("INSERT OR IGNORE INTO seen_events (attempt, seq) VALUES (?, ?)", attempt, seq);
+          else ahead.push(seq);
+        }
+        if (ahead.length > 0) {
+          sql.exec(
+            "INSERT OR IGNORE INTO seen_events (attempt, seq) SELECT ?, value FROM json_each(?)",
+            attempt,
+            JSON.stringify(ahead),
+          );
         }
         const joined = advance(next, above(attempt, next));
         if (joined > next) sql.exec("DELETE FROM seen_events WHERE attempt = ? AND seq <= ?", attempt, joined);
@@ -200,22 +256,14 @@ export function openJobStore(storage: DurableObjectStorage) {
       sql.exec("INSERT OR IGNORE INTO plain_events (attempt, identity) VALUES (?, ?)", attempt, identity).rowsWritten >
       0,
 
-    /** How many of these names the job has not used before, given that `max` are allowed; they are noted when they fit. */
+    /** Notes names that the job has not used before; false, and none is noted, when it would have more than `max`. */
     addMetricNames(names: string[], max: number): boolean {
-      if (names.length === 0) return true;
-      const fresh = sql
-        .exec<{ name: string }>(
-          "SELECT value AS name FROM json_each(?) WHERE value NOT IN (SELECT name FROM metric_names)",
-          JSON.stringify(names),
-        )
-        .toArray();
+      const known = knownNames();
+      const fresh = names.filter((name) => !known.has(name) && !newNames.has(name));
       if (fresh.length === 0) return true;
-      const used = sql.exec<{ n: number }>("SELECT count(*) AS n FROM metric_names").one().n;
-      if (used + fresh.length > max) return false;
-      sql.exec(
-        "INSERT OR IGNORE INTO metric_names (name) SELECT value FROM json_each(?)",
-        JSON.stringify(fresh.map((row) => row.name)),
-      );
+      if (known.size + newNames.size + fresh.length > max) return false;
+      sql.exec("INSERT OR IGNORE INTO metric_names (name) SELECT value FROM json_each(?)", JSON.stringify(fresh));
+      for (const name of fresh) newNames.add(name);
       return true;
     },
 

@@ -6,14 +6,21 @@ import { createProjector, type Outbox } from "../../../src/training/jobs/project
 function memoryOutbox() {
   let items: { id: number; item: ProjectionItem }[] = [];
   let lastId = 0;
+  const aside: [number, string][] = [];
   const outbox: Outbox = {
-    peek: (maxBytes) => {
-      const taken = items.filter((_, i) => i === 0 || i < maxBytes / 10_000);
+    peek: (maxBytes, maxItems) => {
+      const taken = items.filter((_, i) => i === 0 || (i < maxBytes / 10_000 && i < maxItems));
       const last = taken.at(-1);
       return last === undefined ? null : { lastId: last.id, items: taken.map(({ item }) => item) };
     },
     removeUpTo: (id) => {
       items = items.filter((entry) => entry.id > id);
+    },
+    setAside: (id, error) => {
+      for (const { item } of items.filter((entry) => entry.id === id)) {
+        if (item.kind === "attemptEnd") aside.push([item.attempt, error]);
+      }
+      items = items.filter((entry) => entry.id !== id);
     },
     oldestId: () => items[0]?.id ?? null,
     newestId: () => items.at(-1)?.id ?? null,
@@ -25,20 +32,24 @@ function memoryOutbox() {
       item: { kind: "attemptEnd", attempt: rev, row: { endedAt: 0, outcome: "lost", reason: "" } },
     });
   };
-  return { outbox, push, size: () => items.length };
+  return { outbox, push, aside, size: () => items.length };
 }
 
 /** A database that notes its batches and answers when it is told to. */
 function slowDatabase() {
   const batches: unknown[][] = [];
-  const waiting: { succeed: () => void; fail: () => void }[] = [];
+  const waiting: { succeed: () => void; fail: () => void; refuse: () => void }[] = [];
   const binding = {
     prepare: (query: string) => ({ bind: (...params: unknown[]) => ({ query, params }) }),
     batch: (statements: { params: unknown[] }[]) => {
       // The attempt is the last parameter of the update.
       batches.push(statements.map((statement) => statement.params.at(-1)));
       return new Promise((resolve, reject) => {
-        waiting.push({ succeed: () => resolve([]), fail: () => reject(new Error("D1 is down")) });
+        waiting.push({
+          succeed: () => resolve([]),
+          fail: () => reject(new Error("D1 is down")),
+          refuse: () => reject(new Error("D1_ERROR: NOT NULL constraint failed: t.c: SQLITE_CONSTRAINT")),
+        });
       });
     },
   };
@@ -46,7 +57,7 @@ function slowDatabase() {
     // The projector prepares statements and sends batches, nothing else; the rest of the type is not needed.
     binding: binding as unknown as D1Database,
     batches,
-    next: async (what: "succeed" | "fail") => {
+    next: async (what: "succeed" | "fail" | "refuse") => {
       waiting.shift()?.[what]();
       await new Promise((resolve) => setTimeout(resolve, 0));
     },
@@ -108,7 +119,7 @@ describe("the projector", () => {
   it("lets nobody wait longer than its patience, and still commits", async ({ expect }) => {
     const { database, projector, push, size } = setUp(1);
     push(1);
-    expect(await isDone(projector.settle().then(() => undefined))).toBe(true);
+    await projector.settle();
     expect(size()).toBe(1);
     await database.next("succeed");
     expect(size()).toBe(0);
@@ -122,5 +133,51 @@ describe("the projector", () => {
     expect(await isDone(settled)).toBe(true);
     expect(database.batches.map((batch) => batch.length)).toEqual([90, 90, 20]);
     expect(size()).toBe(0);
+  });
+
+  it("sets aside the one item that D1 refuses for good; the others arrive, in their order", async ({ expect }) => {
+    const { aside, database, projector, push, size } = setUp();
+    for (const n of [1, 2, 3]) push(n);
+    const settled = projector.settle();
+    await database.next("refuse");
+    await database.next("succeed");
+    push(4);
+    await database.next("refuse");
+    await database.next("succeed");
+    expect(await isDone(settled)).toBe(true);
+    await database.next("succeed");
+    expect(database.batches).toEqual([[1, 2, 3], [1], [2], [3], [4]]);
+    expect(aside).toEqual([[2, expect.stringContaining("constraint")]]);
+    expect([size(), projector.failures()]).toEqual([0, 0]);
+  });
+
+  it("sets nothing aside for trouble of D1 itself, also while items go one by one", async ({ expect }) => {
+    const { aside, database, projector, push, size } = setUp();
+    push(1);
+    push(2);
+    const first = projector.settle();
+    await database.next("refuse");
+    await database.next("fail");
+    expect([await isDone(first), size(), aside, projector.failures()]).toEqual([true, 2, [], 1]);
+    const second = projector.settle();
+    await database.next("succeed");
+    await database.next("refuse");
+    expect([await isDone(second), size()]).toEqual([true, 0]);
+    expect(aside.map(([n]) => n)).toEqual([2]);
+  });
+
+  it("lets each caller go after its own patience, whoever else waits", async ({ expect }) => {
+    const { database, projector, push } = setUp(40);
+    push(1);
+    const early = projector.settle();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    push(2);
+    const late = projector.settle();
+    await early;
+    expect(await isDone(late)).toBe(false);
+    await late;
+    await database.next("succeed");
+    await database.next("succeed");
+    expect(database.batches).toEqual([[1], [2]]);
   });
 });
