@@ -36,6 +36,15 @@ export const trainingJobs = sqliteTable(
     advancedConfig: text("advanced_config", { mode: "json" }).$type<JsonObject>().notNull(),
     primaryMetric: text("primary_metric").notNull(),
     primaryMetricMode: text("primary_metric_mode", { enum: ["max", "min"] }).notNull(),
+    /** Among queued jobs the higher one goes first. */
+    priority: integer().notNull().default(0),
+    /** Labels that a runner must have, with these values. */
+    requiredLabels: text("required_labels", { mode: "json" }).$type<Record<string, string>>().notNull().default({}),
+    /** Of one GPU; 0: none is needed. */
+    minGpuMemoryMb: integer("min_gpu_memory_mb").notNull().default(0),
+    /** Timers of the job's own; null: the deployment's. */
+    lostAfterS: integer("lost_after_s"),
+    maxDurationS: integer("max_duration_s"),
     createdAt: integer("created_at").notNull(),
 
     status: text({ enum: ["pending", "queued", "running", "completed", "failed", "stopped"] }).notNull(),

@@ -29,6 +29,8 @@ export const projects = sqliteTable(
     taskType: text("task_type", { enum: TASK_TYPES }),
     /** The owner's project for jobs and datasets that name none; it cannot be deleted. */
     isDefault: integer("is_default", { mode: "boolean" }).notNull().default(false),
+    /** Jobs of it that runners may have at the same time; null: as many as there are runners. */
+    maxRunningJobs: integer("max_running_jobs"),
     createdAt: integer("created_at").notNull(),
     updatedAt: integer("updated_at").notNull(),
     /** Set when the project was deleted: it has no members any more, and its content is being removed. */

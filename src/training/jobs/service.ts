@@ -88,6 +88,11 @@ type Identity = Omit<
   | "logTruncated"
   | "updatedAt"
   | "rev"
+  | "priority"
+  | "requiredLabels"
+  | "minGpuMemoryMb"
+  | "lostAfterS"
+  | "maxDurationS"
 >;
 
 const identityOf = (job: Identity) => ({

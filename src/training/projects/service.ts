@@ -75,7 +75,7 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
     const { userId } = await writable(principal, null);
     const { name, description = null, task_type: taskType = null } = input;
     const at = now();
-    const project = { ownerId: userId, name, description, taskType };
+    const project = { ownerId: userId, name, description, taskType, maxRunningJobs: null };
     const id = await projects.create(project, key, at);
     return toProject({ ...project, id, isDefault: false, createdAt: at, updatedAt: at, deletedAt: null }, "owner", 0);
   }
