@@ -144,7 +144,8 @@ async def _fetch_segments(request: Download) -> int:
     async def fetch(index: int) -> None:
         async def once() -> None:
             nonlocal received
-            received += await _fetch_segment(request, handle, segments[index], lambda done: note(index, done))
+            fetched = await _fetch_segment(request, handle, segments[index], lambda done: note(index, done))
+            received += fetched
 
         await retrying(once, request.retry)
 

@@ -75,7 +75,7 @@ async def _prepare(
         nonlocal fetched_bytes
         while queue:
             file = queue.pop()
-            fetched_bytes += await cache.fill(
+            fetched = await cache.fill(
                 sha256=file.sha256,
                 size=file.size,
                 client=client,
@@ -83,6 +83,8 @@ async def _prepare(
                 token=token,
                 retry=retry,
             )
+            # Not in one statement with the await: others add to it meanwhile.
+            fetched_bytes += fetched
             for name in names_of[file.sha256]:
                 cache.place(file.sha256, folders.target_of(name))
 
