@@ -51,6 +51,24 @@ export function declareCommonErrors(api: OpenAPIHono<AppEnv>): void {
 }
 
 /**
+ * A described reference that may be null comes out of the generator as "the schema and also an object or null", which null
+ * does not satisfy; it becomes "the schema or null".
+ * @param node any part of a document
+ */
+export function withNullableReferences(node: unknown): unknown {
+  if (Array.isArray(node)) return node.map(withNullableReferences);
+  if (node === null || typeof node !== "object") return node;
+  const { allOf, ...others } = node as { allOf?: unknown };
+  const [reference, addition, ...more] = Array.isArray(allOf) ? (allOf as Record<string, unknown>[]) : [];
+  const types = addition?.type;
+  if (reference?.$ref !== undefined && more.length === 0 && Array.isArray(types) && types.includes("null")) {
+    const { type: _, ...described } = addition as Record<string, unknown>;
+    return { ...others, ...described, anyOf: [reference, { type: "null" }] };
+  }
+  return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, withNullableReferences(value)]));
+}
+
+/**
  * Adds `/openapi.json` to an API: its OpenAPI 3.1 document with the full paths, made once per isolate.
  * @param prefix where the API is mounted, for example `/api/v1`
  * @param tags the groups of its operations, in the order in which a reader should meet them
@@ -68,7 +86,7 @@ export function serveDocument(
     if (document === undefined) {
       const { paths, ...rest } = api.getOpenAPI31Document({ openapi: "3.1.0", info, tags, servers: [{ url: "/" }] });
       const full = Object.entries(paths ?? {}).map(([path, item]) => [prefix + path, item]);
-      document = { ...rest, paths: Object.fromEntries(full) };
+      document = withNullableReferences({ ...rest, paths: Object.fromEntries(full) });
     }
     c.header("cache-control", "public, max-age=300");
     return c.json(document as Record<string, unknown>, 200);

@@ -115,7 +115,10 @@ const files = createRoute({
 
 const bytes = (description: string) => ({
   description,
-  content: { "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) } },
+  content: {
+    "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) },
+    "image/*": { schema: z.string().openapi({ format: "binary" }) },
+  },
 });
 
 const file = createRoute({

@@ -39,7 +39,10 @@ const artifactParams = jobParams.extend({
 });
 const binary = (description: string) => ({
   description,
-  content: { "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) } },
+  content: {
+    "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) },
+    "image/*": { schema: z.string().openapi({ format: "binary" }) },
+  },
 });
 
 const register = createRoute({

@@ -41,6 +41,20 @@ const operations = (document: z.infer<typeof DocumentSchema>) =>
   );
 
 describe.each(APIS)("the OpenAPI document of the $name API", (api) => {
+  it("lets null stand wherever it says so", async ({ expect }) => {
+    const { document } = await documentOf(api);
+    const contradictions: string[] = [];
+    const walk = (node: unknown, at: string): void => {
+      if (node === null || typeof node !== "object") return;
+      const { allOf } = node as { allOf?: { type?: unknown }[] };
+      // Null has to satisfy every member, and a plain reference is none that it satisfies.
+      if (allOf?.some(({ type }) => Array.isArray(type) && type.includes("null"))) contradictions.push(at);
+      for (const [key, value] of Object.entries(node)) walk(value, `${at}/${key}`);
+    };
+    walk(document, "");
+    expect(contradictions).toEqual([]);
+  });
+
   it("is lint-clean", async ({ expect }) => {
     const { text } = await documentOf(api);
     const config = await createConfig({
