@@ -56,7 +56,7 @@ export const ValidationEventSchema = z
   })
   .openapi("ValidationEvent", { description: "Without images and matrix: read those from the results" });
 
-export const CheckpointEventSchema = CheckpointSchema.extend({ job_id: jobId }).openapi("CheckpointEvent");
+export const CheckpointEventSchema = z.object({ job_id: jobId, ...CheckpointSchema.shape }).openapi("CheckpointEvent");
 
 export const ResetEventSchema = z
   .object({ job_id: jobId, reason: z.literal("events_missing") })
