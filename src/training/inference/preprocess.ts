@@ -46,75 +46,96 @@ function uprightWalk({ width, height }: Pixels, orientation: number): Walk {
   }
 }
 
-/** Source pixels along one axis, laid out flat: for each target the first, then how many, and where their weights begin. */
-type FlatTaps = {
-  length: number;
-  first: Int32Array;
-  count: Int32Array;
-  start: Int32Array;
-  weights: Float64Array;
-  most: number;
-};
+/** Values of one row, plane by plane: all of red, then green, then blue. Bytes where the plan rounds: they round and clamp. */
+type Row = Float32Array | Uint8ClampedArray;
+
+/** A byte array rounds halves to even; the frameworks round them up. */
+const HALVES_UP = 1e-4;
+
+/** Source pixels along one axis, laid out flat: the first of each target and where its weights begin; one entry more ends them. */
+type FlatTaps = { length: number; first: Int32Array; start: Int32Array; weights: Float32Array; most: number };
 
 function flatten(taps: Tap[]): FlatTaps {
-  const total = taps.reduce((sum, tap) => sum + tap.weights.length, 0);
-  const flat: FlatTaps = {
-    length: taps.length,
-    first: new Int32Array(taps.length),
-    count: new Int32Array(taps.length),
-    start: new Int32Array(taps.length),
-    weights: new Float64Array(total),
-    most: 0,
-  };
+  const first = new Int32Array(taps.length);
+  const start = new Int32Array(taps.length + 1);
+  const weights = new Float32Array(taps.reduce((sum, tap) => sum + tap.weights.length, 0));
   let at = 0;
+  let most = 1;
   taps.forEach((tap, index) => {
-    flat.first[index] = tap.first;
-    flat.count[index] = tap.weights.length;
-    flat.start[index] = at;
-    flat.weights.set(tap.weights, at);
-    flat.most = Math.max(flat.most, tap.weights.length);
+    first[index] = tap.first;
+    start[index] = at;
+    weights.set(tap.weights, at);
+    most = Math.max(most, tap.weights.length);
     at += tap.weights.length;
   });
-  return flat;
+  start[taps.length] = at;
+  return { length: taps.length, first, start, weights, most };
 }
 
-/** Resizes one source row into `row` (three values a column: red, green, blue, 0..255). */
-function resizeRow(pixels: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Float64Array): void {
-  const { data } = pixels;
-  const { first, count, start, weights, length } = columns;
-  const rowStart = walk.origin + y * walk.stepY;
-  for (let x = 0; x < length; x += 1) {
-    let red = 0;
-    let green = 0;
-    let blue = 0;
-    let at = (rowStart + (first[x] ?? 0) * walk.stepX) * 4;
-    const begin = start[x] ?? 0;
-    const end = begin + (count[x] ?? 0);
-    for (let i = begin; i < end; i += 1) {
-      const weight = weights[i] ?? 0;
-      const alpha = data[at + 3] ?? 255;
-      if (alpha === 255) {
-        red += weight * (data[at] ?? 0);
-        green += weight * (data[at + 1] ?? 0);
-        blue += weight * (data[at + 2] ?? 0);
-      } else {
-        const opacity = alpha / 255;
-        const white = 255 - alpha;
-        red += weight * ((data[at] ?? 0) * opacity + white);
-        green += weight * ((data[at + 1] ?? 0) * opacity + white);
-        blue += weight * ((data[at + 2] ?? 0) * opacity + white);
-      }
-      at += walk.stepX * 4;
+const isOpaque = ({ data }: Pixels): boolean => {
+  for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) return false;
+  return true;
+};
+
+/** Resizes one source row of an image without transparency. `up` is added to each value. */
+function resizeOpaqueRow({ data }: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Row, up: number): void {
+  const { first, start, weights, length, most } = columns;
+  const from = (walk.origin + y * walk.stepY) * 4;
+  const step = walk.stepX * 4;
+  if (most === 1) {
+    for (let x = 0; x < length; x += 1) {
+      const at = from + (first[x] ?? 0) * step;
+      row[x] = data[at] ?? 0;
+      row[x + length] = data[at + 1] ?? 0;
+      row[x + 2 * length] = data[at + 2] ?? 0;
     }
-    row[x * 3] = red;
-    row[x * 3 + 1] = green;
-    row[x * 3 + 2] = blue;
+    return;
+  }
+  for (let x = 0; x < length; x += 1) {
+    let at = from + (first[x] ?? 0) * step;
+    const end = start[x + 1] ?? 0;
+    let red = up;
+    let green = up;
+    let blue = up;
+    for (let i = start[x] ?? 0; i < end; i += 1) {
+      const weight = weights[i] ?? 0;
+      red += weight * (data[at] ?? 0);
+      green += weight * (data[at + 1] ?? 0);
+      blue += weight * (data[at + 2] ?? 0);
+      at += step;
+    }
+    row[x] = red;
+    row[x + length] = green;
+    row[x + 2 * length] = blue;
   }
 }
 
-/** To whole pixel values 0..255, halves up; a cubic overshoots on both sides. */
-function roundRow(row: Float64Array): void {
-  for (let at = 0; at < row.length; at += 1) row[at] = Math.min(Math.max(Math.floor((row[at] ?? 0) + 0.5), 0), 255);
+/** The same for an image with transparent pixels, which lie on white. */
+function resizeBlendedRow({ data }: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Row, up: number): void {
+  const { first, start, weights, length } = columns;
+  const from = (walk.origin + y * walk.stepY) * 4;
+  for (let x = 0; x < length; x += 1) {
+    let at = from + (first[x] ?? 0) * walk.stepX * 4;
+    const end = start[x + 1] ?? 0;
+    let [red, green, blue] = [up, up, up];
+    for (let i = start[x] ?? 0; i < end; i += 1) {
+      const weight = weights[i] ?? 0;
+      const alpha = data[at + 3] ?? 255;
+      const opacity = alpha / 255;
+      red += weight * ((data[at] ?? 0) * opacity + 255 - alpha);
+      green += weight * ((data[at + 1] ?? 0) * opacity + 255 - alpha);
+      blue += weight * ((data[at + 2] ?? 0) * opacity + 255 - alpha);
+      at += walk.stepX * 4;
+    }
+    row[x] = red;
+    row[x + length] = green;
+    row[x + 2 * length] = blue;
+  }
+}
+
+/** sum = first * weight, or first * weight + second * other, rounded where `sum` has bytes. */
+function mixRows(sum: Row, first: Row, weight: number, second: Row, other: number, up: number): void {
+  for (let at = 0; at < sum.length; at += 1) sum[at] = (first[at] ?? 0) * weight + (second[at] ?? 0) * other + up;
 }
 
 /** Size of an image as a viewer shows it: a quarter turn swaps the sides. */
@@ -141,54 +162,72 @@ export function imageToTensor(
   const plan = planInput(walk, input);
   const { left, top, rounding } = plan;
   const columns = flatten(plan.columns);
+  const length = columns.length;
   const plane = input.width * input.height;
-  const { scale, channels } = input;
+  const { channels } = input;
+  const scales = input.std.map((std) => input.scale / std);
+  const shifts = input.std.map((std, channel) => -(input.mean[channel] ?? 0) / std);
 
-  if (columns.length < input.width || plan.rows.length < input.height) {
+  if (length < input.width || plan.rows.length < input.height) {
     for (let channel = 0; channel < channels; channel += 1) {
-      const value = (input.pad_value * scale - (input.mean[channel] ?? 0)) / (input.std[channel] ?? 1);
+      const value = input.pad_value * (scales[channel] ?? 1) + (shifts[channel] ?? 0);
       target.fill(value, offset + channel * plane, offset + (channel + 1) * plane);
     }
   }
 
+  const newRow = (bytes: boolean): Row => (bytes ? new Uint8ClampedArray(length * 3) : new Float32Array(length * 3));
+  const resizeRow = isOpaque(pixels) ? resizeOpaqueRow : resizeBlendedRow;
+  const rowUp = rounding === "each" ? HALVES_UP : 0;
   // Neighbouring target rows share source rows: as many are kept as one target row is made of.
   const most = plan.rows.reduce((longest, tap) => Math.max(longest, tap.weights.length), 1);
-  const kept = Array.from({ length: most + 1 }, () => ({ y: -1, row: new Float64Array(columns.length * 3) }));
-  const sourceRow = (y: number): Float64Array => {
+  const kept = Array.from({ length: most + 1 }, () => ({ y: -1, row: newRow(rounding === "each") }));
+  const sourceRow = (y: number): Row => {
     const slot = kept[y % kept.length];
     if (!slot) throw new Error("unreachable");
     if (slot.y !== y) {
-      resizeRow(pixels, walk, y, columns, slot.row);
-      if (rounding === "each") roundRow(slot.row);
+      resizeRow(pixels, walk, y, columns, slot.row, rowUp);
       slot.y = y;
     }
     return slot.row;
   };
 
-  const sum = new Float64Array(columns.length * 3);
-  plan.rows.forEach((tap, index) => {
-    sum.fill(0);
-    tap.weights.forEach((weight, i) => {
-      const row = sourceRow(tap.first + i);
-      for (let at = 0; at < sum.length; at += 1) sum[at] = (sum[at] ?? 0) + weight * (row[at] ?? 0);
-    });
-    if (rounding !== "none") roundRow(sum);
-    const start = offset + (top + index) * input.width + left;
-    if (channels === 1) {
-      const [mean = 0] = input.mean;
-      const [std = 1] = input.std;
-      for (let x = 0; x < columns.length; x += 1) {
-        // luma, ITU-R BT.601
-        const grey = 0.299 * (sum[x * 3] ?? 0) + 0.587 * (sum[x * 3 + 1] ?? 0) + 0.114 * (sum[x * 3 + 2] ?? 0);
-        target[start + x] = (grey * scale - mean) / std;
-      }
-      return;
+  const mixed = newRow(rounding !== "none");
+  const whole = new Float32Array(length * 3);
+  const up = rounding === "none" ? 0 : HALVES_UP;
+  const targetRow = ({ first, weights }: Tap): Row => {
+    const row = sourceRow(first);
+    const [weight = 1, other = 0] = weights;
+    if (weights.length === 1 && rounding !== "end") return row;
+    if (weights.length <= 2) {
+      mixRows(mixed, row, weight, weights.length === 2 ? sourceRow(first + 1) : row, other, up);
+      return mixed;
     }
-    for (let channel = 0; channel < 3; channel += 1) {
-      const mean = input.mean[channel] ?? 0;
-      const std = input.std[channel] ?? 1;
+    whole.fill(up);
+    weights.forEach((share, i) => {
+      const more = sourceRow(first + i);
+      for (let at = 0; at < whole.length; at += 1) whole[at] = (whole[at] ?? 0) + share * (more[at] ?? 0);
+    });
+    mixed.set(whole);
+    return mixed;
+  };
+
+  plan.rows.forEach((tap, index) => {
+    const row = targetRow(tap);
+    const start = offset + (top + index) * input.width + left;
+    for (let channel = 0; channel < channels; channel += 1) {
+      const scale = scales[channel] ?? 1;
+      const shift = shifts[channel] ?? 0;
       const to = start + channel * plane;
-      for (let x = 0; x < columns.length; x += 1) target[to + x] = ((sum[x * 3 + channel] ?? 0) * scale - mean) / std;
+      if (channels === 1) {
+        // luma, ITU-R BT.601
+        for (let x = 0; x < length; x += 1) {
+          const grey = 0.299 * (row[x] ?? 0) + 0.587 * (row[x + length] ?? 0) + 0.114 * (row[x + 2 * length] ?? 0);
+          target[to + x] = grey * scale + shift;
+        }
+      } else {
+        const from = channel * length;
+        for (let x = 0; x < length; x += 1) target[to + x] = (row[from + x] ?? 0) * scale + shift;
+      }
     }
   });
   return target;
