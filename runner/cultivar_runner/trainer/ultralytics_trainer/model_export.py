@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
-# Per-channel DequantizeLinear needs 13; 17 is what the server's runtime is tested with.
-OPSET = 17
+from ..export.onnx_model import OPSET, own_initializers
 
 
-def export_graph(model: Any, path: Path, *, task: str, image_size: int) -> None:
-    """Writes `model` (an Ultralytics model, left as it is) to `path`.
+def export_graph(model: Any, *, task: str, image_size: int) -> onnx.ModelProto:
+    """`model` (an Ultralytics model, left as it is) as a graph.
 
-    Batch 1, fixed height and width, weights in the file, suppression of overlapping boxes outside the graph. The random
-    numbers of the caller are not touched.
+    Batch 1, fixed height and width, suppression of overlapping boxes outside the graph. The random numbers of the
+    caller are not touched.
     """
     from ultralytics.nn.modules import C2f, Classify, Detect
 
@@ -44,19 +45,15 @@ def export_graph(model: Any, path: Path, *, task: str, image_size: int) -> None:
         image = torch.zeros(1, 3, image_size, image_size)
         fused(image)  # Builds the anchors of this size.
         names = ["output0", "output1"] if task == "segment" else ["output0"]
-        with warnings.catch_warnings():
+        with tempfile.TemporaryDirectory(prefix="cultivar-export-") as folder, warnings.catch_warnings():
             # Notes of the tracer about constants: sizes are meant to be fixed.
             warnings.simplefilter("ignore")
+            path = str(Path(folder) / "model.onnx")
             # Tracing: the other exporter writes this head with operators that the server's runtime lacks.
             torch.onnx.export(
-                fused,
-                (image,),
-                str(path),
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=names,
-                dynamo=False,
+                fused, (image,), path, opset_version=OPSET, input_names=["images"], output_names=names, dynamo=False
             )
+            return own_initializers(onnx.load(path))
 
 
 def manifest_of(

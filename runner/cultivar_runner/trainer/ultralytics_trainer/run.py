@@ -6,6 +6,7 @@ reports under the contract's names, stopping and saving between two batches, and
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import time
@@ -27,7 +28,9 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from ..channel import Channel, CheckpointCorrupt, TrainerError
 from ..common.files import CheckpointStore, Role, write_durably
-from ..common.metrics import is_improvement
+from ..common.metrics import Mode, is_improvement
+from ..export.publish import form_for, publish
+from ..export.quantize import fake_quantize
 from ..messages import CheckpointFile, Epoch, Started, TrainerJob, Validation
 from .arguments import Plan, plan
 from .dataset_dir import dataset_paths
@@ -126,6 +129,7 @@ class Reporting(_Library):  # type: ignore[misc]
         self._epoch_started = 0.0
         self._validated_epoch = -1
         self._validation: dict[str, Any] = {}
+        self._int8: dict[str, float] | None = None
         self._rows: DetectionRows | ClassificationRows | None = None
         self._pending_gradients: dict[str, torch.Tensor] = {}
         self._pending_random: dict[str, Any] | None = None
@@ -222,8 +226,39 @@ class Reporting(_Library):  # type: ignore[misc]
             result = detection_result(self.args.task, self.validator, measured) | {"images": self._rows.rows}
         self._rows = None
         self._validated_epoch = self.epoch
-        self._validation = {"measured": measured, "result": result}
+        name, value = self._primary(measured)
+        improved = is_improvement(value, self.run.best["value"] if self.run.best else None, self._mode(name))
+        if improved:
+            self._int8 = self._measure_int8(name, value)
+        self._validation = {"measured": measured, "result": result, "name": name, "value": value, "improved": improved}
         return metrics, fitness
+
+    def _primary(self, measured: dict[str, float]) -> tuple[str, float]:
+        """Name and value of the job's metric; of the library's own measure where the task does not have the job's."""
+        name: str = self.run.spec.primary_metric
+        value = metric_value(self.args.task, name, measured)
+        return ("fitness", measured["fitness"]) if value is None else (name, value)
+
+    def _mode(self, name: str) -> Mode:
+        return "max" if name == "fitness" else self.run.spec.primary_metric_mode
+
+    def _measure_int8(self, name: str, float32: float) -> dict[str, float] | None:
+        """What the model is worth in the form that is published, where only its int8 weights fit into the server."""
+        weight_bytes = sum(tensor.numel() * 4 for tensor in self.ema.ema.state_dict().values())
+        # Several devices validate together, and only the first of them knows what is best.
+        if form_for(weight_bytes) != "int8" or self.world_size > 1:
+            return None
+        ema = self.ema.ema
+        self.ema.ema = fake_quantize(copy.deepcopy(ema))
+        try:
+            measured = {key: float(number) for key, number in self.validator(self).items()}
+        finally:
+            self.ema.ema = ema
+        value = metric_value(self.args.task, name, measured)
+        if value is None:
+            return None
+        print(f"{name} with int8 weights: {value:.4f} (float32: {float32:.4f})", flush=True)
+        return {name: value, f"float32_{name}": float32}
 
     def final_eval(self) -> None:
         """Nothing: the best model was validated in its epoch, and the library would rewrite its own files here."""
@@ -389,6 +424,8 @@ class Reporting(_Library):  # type: ignore[misc]
         validated = self._validated_epoch == self.epoch
         measured: dict[str, float] = self._validation["measured"] if validated else {}
         rates = {f"lr/pg{i}": float(group["lr"]) for i, group in enumerate(self.optimizer.param_groups)}
+        published = self._int8 if validated and self._validation["improved"] else None
+        int8 = {f"int8_{key}": value for key, value in (published or {}).items() if not key.startswith("float32_")}
         weights = next((g for g in self.optimizer.param_groups if g.get("param_group") == "weight"), None)
         message = Epoch(
             epoch=done,
@@ -399,6 +436,7 @@ class Reporting(_Library):  # type: ignore[misc]
                 **losses,
                 **measured,
                 **rates,
+                **int8,
                 "epoch_seconds": round(seconds, 3),
                 "images_per_second": round(len(self.train_loader.dataset) / max(seconds, 1e-9), 2),
             },
@@ -414,26 +452,21 @@ class Reporting(_Library):  # type: ignore[misc]
         )
         if not validated:
             return
-        # A metric that this task does not have falls back to the library's own measure, under its own name.
-        name: str = run.spec.primary_metric
-        value, mode = metric_value(self.args.task, name, measured), run.spec.primary_metric_mode
-        if value is None:
-            name, value, mode = "fitness", measured["fitness"], "max"
         losses_val = [value for key, value in measured.items() if key.startswith("val/")]
         run.channel.send(
             Validation(
                 data={
                     "epoch": done,
                     "task_type": run.spec.task_type,
-                    "primary_metric_name": name,
-                    "primary_metric_value": value,
+                    "primary_metric_name": self._validation["name"],
+                    "primary_metric_value": self._validation["value"],
                     "overall_loss": sum(losses_val) if losses_val else None,
                     **self._validation["result"],
                 }
             )
         )
-        if is_improvement(value, run.best["value"] if run.best else None, mode):
-            run.best = {"value": value, "epoch": done, "metric": name}
+        if self._validation["improved"]:
+            run.best = {"value": self._validation["value"], "epoch": done, "metric": self._validation["name"]}
             run.best_weights = {key: tensor.detach().cpu().clone() for key, tensor in self.ema.ema.state_dict().items()}
 
     # --- saving
@@ -472,13 +505,12 @@ class Reporting(_Library):  # type: ignore[misc]
             image_size=size,
             labels=labels,
         )
-        path = self.run.store.stem(role, epoch, batch).with_suffix(".onnx")
-        write_durably(path, lambda to: export_graph(model, to, task=self.args.task, image_size=size))
-        return [CheckpointFile(kind="model", path=path, name=f"{role}.onnx", manifest=manifest)]
+        if role == "best" and self._int8 is not None:
+            manifest["measured"] = self._int8
+        graph = export_graph(model, task=self.args.task, image_size=size)
+        return publish(graph, self.run.store.stem(role, epoch, batch), role, manifest, keep_float32=role == "best")
 
     def _model_with(self, weights: dict[str, torch.Tensor]) -> Any:
-        import copy
-
         model = copy.deepcopy(self.ema.ema).cpu()
         model.load_state_dict(weights)
         return model
