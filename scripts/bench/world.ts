@@ -1,8 +1,11 @@
-import { getTableColumns } from "drizzle-orm";
+import { eq, getTableColumns } from "drizzle-orm";
 import { z } from "zod";
+import { runBatch } from "../../src/db/batch.ts";
 import { createDb } from "../../src/db/client.ts";
 import { datasets, jobAttempts, trainingJobs } from "../../src/db/schema/index.ts";
 import { newUuid } from "../../src/shared/ids.ts";
+import { type StoredMetric, statementsFor } from "../../src/training/jobs/projection.ts";
+import { createSegmenter, type PointTrack } from "../../src/training/jobs/segments.ts";
 import { addUserSql } from "../lib/people.ts";
 import { Connection, expectStatus, type HttpRequest, jsonOf } from "./http.ts";
 import type { BenchServer } from "./server.ts";
@@ -145,23 +148,37 @@ export async function createWorld(server: BenchServer) {
       return (route.parameters ?? []).some((given) => ParameterSchema.safeParse(given).data?.name === parameter);
     },
 
-    /** A job of one attempt with as many points: a thousand steps in each epoch. */
+    /** A job of one attempt with as many points, a thousand steps in each epoch, stored as its object would have done it. */
     async createPoints(count: number): Promise<number> {
       const jobId = await createJob();
       await db.insert(jobAttempts).values({ jobId, attempt: 1, owner: "plain", resumeEpoch: 0, startedAt: nowMs });
-      const perStatement = 250_000;
-      for (let from = 0; from < count; from += perStatement) {
-        await server.db
-          .prepare(
-            `INSERT INTO training_metrics
-               (job_id, epoch, step, attempt, id, loss, accuracy, learning_rate, extra_metrics, created_at)
-             WITH RECURSIVE n(i) AS (SELECT ?2 UNION ALL SELECT i + 1 FROM n WHERE i < ?3)
-             SELECT ?1, i / 1000 + 1, i % 1000, 1, i + 1, 2.3 / (1 + i / 5000.0), 1 - 0.9 / (1 + i / 5000.0), 0.001,
-               '{"f1":0.81,"val_loss":0.52}', ?4 + i FROM n`,
-          )
-          .bind(jobId, from, Math.min(count, from + perStatement) - 1, nowMs)
-          .run();
+      const segmenter = createSegmenter();
+      let track: PointTrack | undefined;
+      const perBatch = 5_000;
+      for (let from = 0; from < count; from += perBatch) {
+        const rows = Array.from({ length: Math.min(perBatch, count - from) }, (_, i): StoredMetric => {
+          const n = from + i;
+          return {
+            id: n + 1,
+            attempt: 1,
+            epoch: Math.floor(n / 1_000) + 1,
+            step: n % 1_000,
+            loss: 2.3 / (1 + n / 5_000),
+            accuracy: 1 - 0.9 / (1 + n / 5_000),
+            learningRate: 0.001,
+            extraMetrics: { f1: 0.81, val_loss: 0.52 },
+            nonFinite: null,
+            createdAt: nowMs + n,
+          };
+        });
+        const taken = segmenter.take(track, 1, rows);
+        track = taken.track;
+        await runBatch(server.db, statementsFor(jobId, [{ kind: "metrics", rows, segments: taken.work }]));
       }
+      await db
+        .update(trainingJobs)
+        .set({ currentEpoch: Math.ceil(count / 1_000) })
+        .where(eq(trainingJobs.id, jobId));
       return jobId;
     },
 

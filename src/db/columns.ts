@@ -1,4 +1,4 @@
-import { getTableColumns, type InferSelectModel } from "drizzle-orm";
+import { getTableColumns } from "drizzle-orm";
 import type { SQLiteTable } from "drizzle-orm/sqlite-core";
 
 type Key<T extends SQLiteTable> = keyof T["$inferSelect"] & string;
@@ -21,14 +21,14 @@ export function columnsOf<T extends SQLiteTable, K extends Key<T> = Key<T>>(tabl
       });
     },
     /** Values may be followed by others. */
-    read: (values: unknown[]): Pick<InferSelectModel<T>, K> => {
+    read: (values: unknown[]): Pick<T["$inferSelect"], K> => {
       const row: Record<string, unknown> = {};
       for (const [i, [key, column]] of columns.entries()) {
         const value = values[i] ?? null;
         row[key] = value === null ? null : column.mapFromDriverValue(value);
       }
       // The same keys and conversions as drizzle's own, which the type of the table describes.
-      return row as Pick<InferSelectModel<T>, K>;
+      return row as Pick<T["$inferSelect"], K>;
     },
   };
 }

@@ -1,4 +1,5 @@
 import { and, asc, desc, eq, inArray, isNotNull, lt, sql } from "drizzle-orm";
+import { type Actor, audit } from "../../audit/entry.ts";
 import { CALLER, type CredentialKind, credentialOf, me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
 import { createDb } from "../../db/client.ts";
@@ -20,6 +21,12 @@ import { epochOfKey, keptKeys, seriesValue, stepOfKey } from "./segments.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
 export type JobRow = typeof trainingJobs.$inferSelect;
+export type JobScheduling = Pick<
+  JobRow,
+  "priority" | "requiredLabels" | "minGpuMemoryMb" | "lostAfterS" | "maxDurationS"
+>;
+/** What a user may change of a job; undefined stays as it is. */
+export type JobChanges = Partial<JobScheduling & Pick<JobRow, "experimentName" | "tags" | "notes">>;
 export type MetricPosition = { epoch: number; step: number };
 
 export type JobFilter = {
@@ -43,10 +50,6 @@ export type MetricPage = {
   attempt: number | null;
 };
 
-/** A point is superseded when a later attempt went on from an epoch before it. */
-const notSuperseded = sql`not exists (select 1 from ${jobAttempts} later where later.job_id = ${trainingMetrics.jobId}
-  and later.attempt > ${trainingMetrics.attempt} and later.resume_epoch < ${trainingMetrics.epoch})`;
-
 const membership = (principal: Principal) =>
   and(eq(projectMembers.projectId, trainingJobs.projectId), eq(projectMembers.userId, principal.userId));
 
@@ -60,8 +63,52 @@ const besides = {
   resumeEpoch: jobAttempts.resumeEpoch,
 };
 
-const points = columnsOf(trainingMetrics);
-const readPoint = points.read;
+const jobColumns = columnsOf(trainingJobs);
+const pointColumns = columnsOf(trainingMetrics);
+const selected = (alias: string, { names }: { names: string[] }) => names.map((name) => `${alias}.${name}`).join(", ");
+
+type Role = typeof projectMembers.$inferSelect.role;
+// The column takes these values only.
+const roleOf = (value: unknown): Role | null => (value === null ? null : (value as Role));
+const textOrNull = (value: unknown): string | null => (value === null ? null : String(value));
+const numberOrNull = (value: unknown): number | null => (value === null ? null : Number(value));
+const pointOrNull = (values: unknown[]) => (values[0] === null ? null : pointColumns.read(values));
+
+/** The same text for each kind of credential. Parameters ?1 to ?3 are the caller's, ?4 is the job. */
+const forEachCredential = <T>(make: (caller: string) => T): Record<CredentialKind, T> => ({
+  accessToken: make(CALLER.accessToken),
+  apiToken: make(CALLER.apiToken),
+});
+
+// What is read most often is asked with a text that is made once: building one took half of such a request.
+const FIND = forEachCredential(
+  (caller) => `with me as (${caller})
+  select me.id, me.is_admin, pm.role, p.name, r.name, a.started_at, a.resume_epoch, ${selected("j", jobColumns)}
+  from me left join training_jobs j on j.id = ?4 left join projects p on p.id = j.project_id
+    left join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id
+    left join runners r on r.id = j.runner_id
+    left join job_attempts a on a.job_id = j.id and a.attempt = j.attempt
+  limit 1`,
+);
+
+/**
+ * A point is superseded when a later attempt went on from an epoch before it. None of those that count is behind the epoch
+ * that the job has reached: those of an attempt that was taken back are not even looked at.
+ */
+const metricsText = (caller: string, position: string, direction: "asc" | "desc") => `with me as (${caller})
+  select pm.role, ${selected("m", pointColumns)}
+  from me left join training_jobs j on j.id = ?4
+    left join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id
+    left join training_metrics m on m.job_id = j.id and pm.role is not null and m.epoch <= j.current_epoch ${position}
+      and not exists (select 1 from job_attempts later where later.job_id = m.job_id and later.attempt > m.attempt
+        and later.resume_epoch < m.epoch)
+  order by m.epoch ${direction}, m.step ${direction} limit ?5`;
+
+const METRICS = forEachCredential((caller) => ({
+  newest: metricsText(caller, "", "desc"),
+  before: metricsText(caller, "and (m.epoch, m.step) < (?6, ?7)", "desc"),
+  after: metricsText(caller, "and (m.epoch, m.step) > (?6, ?7)", "asc"),
+}));
 
 const curveTexts = new Map<string, string>();
 
@@ -74,7 +121,7 @@ function curveText(credential: CredentialKind, series: string): string {
     job as materialized (select j.id, j.current_epoch, pm.role from me join training_jobs j on j.id = ?4
       join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id),
     ${keptKeys(value)}
-    select job.role, ${points.names.map((name) => `m.${name}`).join(", ")}
+    select job.role, ${selected("m", pointColumns)}
     from me left join job on true left join kept on job.id = ?4
       left join training_metrics m on m.job_id = ?4 and m.epoch = ${epochOfKey("kept.key")}
         and m.step = ${stepOfKey("kept.key")} and m.attempt = kept.attempt
@@ -113,6 +160,7 @@ export function createJobRepository(binding: D1Database) {
         .with(caller)
         .select({
           userId: caller.id,
+          isAdmin: caller.isAdmin,
           projectId: own.projectId,
           role: own.role,
           dataset: datasets,
@@ -136,10 +184,15 @@ export function createJobRepository(binding: D1Database) {
       return Number(inserted?.results[0]?.id);
     },
 
-    async hasDataset(datasetId: string): Promise<boolean> {
-      return (
-        (await db.select({ id: datasets.id }).from(datasets).where(eq(datasets.id, datasetId)).limit(1)).length > 0
-      );
+    /** What a start depends on that may have changed since the job was made. */
+    async startFacts(job: Pick<JobRow, "datasetId" | "projectId">) {
+      const [row] = await db
+        .select({ maxRunningJobs: projects.maxRunningJobs, datasetId: datasets.id })
+        .from(projects)
+        .leftJoin(datasets, eq(datasets.id, job.datasetId))
+        .where(eq(projects.id, job.projectId))
+        .limit(1);
+      return { hasDataset: row !== undefined && row.datasetId !== null, maxRunningJobs: row?.maxRunningJobs ?? null };
     },
 
     /** The row itself, for calls that carry their own proof. */
@@ -147,31 +200,25 @@ export function createJobRepository(binding: D1Database) {
       return db.query.trainingJobs.findFirst({ where: eq(trainingJobs.id, jobId) });
     },
 
+    /** The job, the caller's role in its project, and what is shown beside. No row: no valid caller. */
     async find(principal: Principal, jobId: number) {
-      const caller = me(db, principal);
-      const [row] = await db
-        .with(caller)
-        .select({
-          userId: caller.id,
-          isAdmin: caller.isAdmin,
-          role: projectMembers.role,
-          job: trainingJobs,
-          ...besides,
-        })
-        .from(caller)
-        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
-        .leftJoin(projects, eq(projects.id, trainingJobs.projectId))
-        .leftJoin(
-          projectMembers,
-          and(eq(projectMembers.projectId, trainingJobs.projectId), eq(projectMembers.userId, caller.id)),
-        )
-        .leftJoin(runners, eq(runners.id, trainingJobs.runnerId))
-        .leftJoin(
-          jobAttempts,
-          and(eq(jobAttempts.jobId, trainingJobs.id), eq(jobAttempts.attempt, trainingJobs.attempt)),
-        )
-        .limit(1);
-      return row;
+      const { credential, params } = credentialOf(principal);
+      const [row] = await binding
+        .prepare(FIND[credential])
+        .bind(...params, jobId)
+        .raw<unknown[]>();
+      if (row === undefined) return undefined;
+      const [userId, isAdmin, role, projectName, runnerName, attemptStartedAt, resumeEpoch, ...job] = row;
+      return {
+        userId: Number(userId),
+        isAdmin: isAdmin === 1,
+        role: roleOf(role),
+        projectName: textOrNull(projectName),
+        runnerName: textOrNull(runnerName),
+        attemptStartedAt: numberOrNull(attemptStartedAt),
+        resumeEpoch: numberOrNull(resumeEpoch),
+        job: job[0] === null ? null : jobColumns.read(job),
+      };
     },
 
     /** One page of the jobs of the caller's projects and the number of all that fit the filter. */
@@ -220,35 +267,27 @@ export function createJobRepository(binding: D1Database) {
         .orderBy(...orderOf(filter.sort));
     },
 
-    /** Changes the labels of a job; whatever its object decides stands in other columns. */
-    async update(jobId: number, changes: Partial<Pick<JobRow, "experimentName" | "tags" | "notes">>): Promise<void> {
+    /** Changes the labels or the scheduling of a job; whatever its object decides stands in other columns. */
+    async update(jobId: number, changes: JobChanges): Promise<void> {
       if (Object.values(changes).every((value) => value === undefined)) return;
       await db.update(trainingJobs).set(changes).where(eq(trainingJobs.id, jobId));
     },
 
+    /** Notes that an admin has stopped somebody's job. */
+    async noteStop(actor: Actor, jobId: number, atMs: number): Promise<void> {
+      await runBatch(binding, [audit(actor, { action: "job.stop", target: { type: "job", id: jobId } }, atMs)]);
+    },
+
     /** One page of points: newest first before a position, oldest first after one. */
-    async metrics(principal: Principal, jobId: number, { limit, before, after, attempt }: MetricPage) {
-      const caller = me(db, principal);
-      const at = sql`(${trainingMetrics.epoch}, ${trainingMetrics.step})`;
-      const direction = after === null ? desc : asc;
-      return db
-        .with(caller)
-        .select({ role: projectMembers.role, point: trainingMetrics })
-        .from(caller)
-        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
-        .leftJoin(projectMembers, membership(principal))
-        .leftJoin(
-          trainingMetrics,
-          and(
-            eq(trainingMetrics.jobId, trainingJobs.id),
-            isMember,
-            attempt === null ? notSuperseded : eq(trainingMetrics.attempt, attempt),
-            before === null ? undefined : sql`${at} < (${before.epoch}, ${before.step})`,
-            after === null ? undefined : sql`${at} > (${after.epoch}, ${after.step})`,
-          ),
-        )
-        .orderBy(direction(trainingMetrics.epoch), direction(trainingMetrics.step))
-        .limit(limit);
+    async metrics(principal: Principal, jobId: number, { limit, before, after }: MetricPage) {
+      const { credential, params } = credentialOf(principal);
+      const from = before ?? after;
+      const page = after === null ? (before === null ? "newest" : "before") : "after";
+      const rows = await binding
+        .prepare(METRICS[credential][page])
+        .bind(...params, jobId, limit, ...(from === null ? [] : [from.epoch, from.step]))
+        .raw<unknown[]>();
+      return rows.map(([role, ...values]) => ({ role: roleOf(role), point: pointOrNull(values) }));
     },
 
     /**
@@ -261,10 +300,7 @@ export function createJobRepository(binding: D1Database) {
         .prepare(curveText(credential, series))
         .bind(...params, jobId, maxPoints, series)
         .raw<unknown[]>();
-      return rows.map(([role, ...values]) => ({
-        role: role === null ? null : String(role),
-        point: values[0] === null ? null : readPoint(values),
-      }));
+      return rows.map(([role, ...values]) => ({ role: roleOf(role), point: pointOrNull(values) }));
     },
 
     /** The chunks, oldest first, that hold the newest `limit` lines before a line number, or the first ones after one. */
