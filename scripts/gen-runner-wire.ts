@@ -79,6 +79,21 @@ function tidy(node: Node): void {
   }
 }
 
+/** In answers a value that may be null may be missing: an older server does not know it. */
+function letNullsBeMissing(node: Node): void {
+  const properties = (node.properties ?? {}) as Record<string, Node>;
+  if (Array.isArray(node.required)) {
+    node.required = node.required.filter((name: string) => {
+      const { type, anyOf } = properties[name] ?? {};
+      const isNull = (option: unknown) => (option as Node).type === "null";
+      return !(Array.isArray(type) && type.includes("null")) && !(Array.isArray(anyOf) && anyOf.some(isNull));
+    });
+  }
+  for (const child of Object.values(node)) {
+    if (typeof child === "object" && child !== null && !Array.isArray(child)) letNullsBeMissing(child as Node);
+  }
+}
+
 /** The document that belongs into `WIRE_FILE`. */
 export function wireSchema(): string {
   const schemaOf = (io: "input" | "output") => (schema: z.ZodType) =>
@@ -91,7 +106,11 @@ export function wireSchema(): string {
     });
   const definitions: Record<string, unknown> = {};
   for (const [name, schema] of Object.entries(requests)) definitions[name] = schemaOf("input")(schema);
-  for (const [name, schema] of Object.entries(answers)) definitions[name] = schemaOf("output")(schema);
+  for (const [name, schema] of Object.entries(answers)) {
+    const definition = schemaOf("output")(schema) as Node;
+    letNullsBeMissing(definition);
+    definitions[name] = definition;
+  }
   for (const definition of Object.values(definitions)) delete (definition as Node).$schema;
   for (const name of ["RegisterAnswer", "AcceptAnswer"]) {
     const { properties } = definitions[name] as { properties: Node };

@@ -128,7 +128,7 @@ class AcceptAnswer(Wire):
     attempt: int
     lease_s: float
     spec: dict[str, Any]
-    resume: Resume | None
+    resume: Resume | None = None
     timers: Timers
     limits: Limits
 
@@ -139,13 +139,13 @@ class HeartbeatAnswer(Wire):
     grace_s: float
     ack_seq: int
     server_time: str
-    skew_s: int | None
+    skew_s: int | None = None
 
 
 class RejectedItem(Wire):
     seq: int
     code: str
-    field: str | None
+    field: str | None = None
     message: str
 
 
@@ -173,7 +173,7 @@ class DatasetManifest(Wire):
     dataset_id: str
     content_hash: str
     files: list[File]
-    next_cursor: str | None
+    next_cursor: str | None = None
 
 
 class ArtifactCreated(Wire):
@@ -189,8 +189,8 @@ class ArtifactState(Wire):
     name: str
     size: int
     sha256: str
-    epoch: int | None
-    role: str | None
+    epoch: int | None = None
+    role: str | None = None
     part_size: int
     parts: int
     received: list[int]

@@ -172,7 +172,7 @@ def main() -> None:
                 backoff = Backoff(timers.retry_base_s, min(timers.heartbeat_s, timers.retry_cap_s))
                 pause_s = retry_delay(backoff, failures, random.random(), error.retry_after_s)
                 failures += 1
-            sys.stdout.write(said.model_dump_json(exclude_none=True) + "\n")
+            sys.stdout.write(said.model_dump_json() + "\n")
             sys.stdout.flush()
             if said.final is not None:
                 return

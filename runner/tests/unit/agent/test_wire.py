@@ -14,6 +14,11 @@ def test_a_server_that_says_more_or_less_is_understood() -> None:
     assert (timers.lease_s, timers.heartbeat_s) == (3, 15)
 
 
+def test_what_may_be_null_may_be_missing() -> None:
+    given = {"lease_s": 60, "desired": "run", "grace_s": 5, "ack_seq": 0, "server_time": "2026-01-01T00:00:00Z"}
+    assert wire.HeartbeatAnswer.model_validate(given).skew_s is None
+
+
 def test_numbers_that_are_missing_come_as_pairs() -> None:
     answer = wire.CallbackAnswer.model_validate({"status": "received", "job_id": 1, "missing": [[2, 4]]})
     assert answer.missing == [[2, 4]]
