@@ -168,6 +168,25 @@ export const logChunks = sqliteTable(
   ],
 );
 
+/**
+ * Where the lines of attempts that are over are: their chunks lie in one object of R2 for each attempt, and a block is a few
+ * neighbours of them. Attempts are put away in their order, so that every line up to the last one of the last block is here.
+ */
+export const logBlocks = sqliteTable(
+  "log_blocks",
+  {
+    jobId: integer("job_id").notNull(),
+    firstLine: integer("first_line").notNull(),
+    lineCount: integer("line_count").notNull(),
+    /** The rest of the lines are of stderr. */
+    stdoutLines: integer("stdout_lines").notNull(),
+    attempt: integer().notNull(),
+    offsetBytes: integer("offset_bytes").notNull(),
+    sizeBytes: integer("size_bytes").notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.jobId, table.firstLine] })],
+);
+
 /** Complete uploads only; the state of an unfinished one is the object's. */
 export const artifacts = sqliteTable(
   "artifacts",

@@ -18,6 +18,7 @@ const TABLES = [
   "metric_segments",
   "metric_extremes",
   "log_chunks",
+  "log_blocks",
   "artifacts",
   "job_attempts",
 ] as const;
