@@ -12,6 +12,7 @@ export type AuditAction =
   | "project.delete"
   | "dataset.delete"
   | "job.delete"
+  | "job.stop"
   | "registration_token.create"
   | "runner.drain"
   | "runner.revoke";

@@ -189,6 +189,8 @@ const ROUTES: Record<string, Row> = {
   },
   "GET /api/v1/training/jobs": anyone(200),
   "GET /api/v1/training/jobs/:job_id": { send: someJob, statuses: [401, 404, 200, 200, 200] },
+  // 409: allowed, and no runner has the job.
+  "POST /api/v1/training/jobs/:job_id/checkpoint": { send: someJob, statuses: [401, 404, 403, 409, 409] },
   "GET /api/v1/training/jobs/:job_id/events": { send: endedJob, statuses: [401, 404, 200, 200, 200] },
   "POST /api/v1/training/jobs/:job_id/events/ticket": { send: someJob, statuses: [401, 404, 201, 201, 201] },
   "GET /api/v1/training/jobs/:job_id/metrics": { send: someJob, statuses: [401, 404, 200, 200, 200] },

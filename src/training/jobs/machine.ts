@@ -79,6 +79,8 @@ export type JobState = {
   dataComplete: boolean | null;
   infraRetries: number;
   userRetries: number;
+  /** Somebody wants a checkpoint of this attempt, and its runner was not told yet. */
+  checkpointAsked?: boolean;
 };
 
 /** Durations in milliseconds and retry budgets; see the timers table of the protocol. */
@@ -122,6 +124,10 @@ export type JobEvent =
   /** A plain callback: `opens` is true for `started`; `end` for a last event. */
   | { type: "plain"; opens: boolean; end: { outcome: Outcome; reason: Reason; message: string | null } | null }
   | { type: "stop"; reason: StopReason }
+  /** Somebody wants the runner to save a checkpoint and go on. */
+  | { type: "askCheckpoint" }
+  /** The runner is being told that in the answer to its call. */
+  | { type: "tellCheckpoint" }
   /** An admin has taken the runner's rights away: whatever it holds of this job is not its own any more. */
   | { type: "evict"; runnerId: string }
   /** Time has passed. */
@@ -277,6 +283,7 @@ function begin(state: JobState, owner: "lease" | "plain", runnerId: string | nul
     reason: null,
     message: null,
     dataComplete: null,
+    checkpointAsked: false,
   };
 }
 
@@ -417,6 +424,14 @@ function stopOnRequest(state: JobState, reason: "user_stop" | "admin_stop", poli
     case "failed":
       return fail("INVALID_STATUS", `A job that is ${state.phase} cannot be stopped`);
   }
+}
+
+function askCheckpoint(state: JobState): Decision {
+  if (state.phase !== "running" && state.phase !== "suspect") {
+    return fail("INVALID_STATUS", `A job that is ${STATUS_OF[state.phase]} has no runner that could save a checkpoint`);
+  }
+  if (state.owner !== "lease") return fail("INVALID_STATUS", "This job is driven by callbacks: nobody would hear it");
+  return state.checkpointAsked === true ? unchanged(state) : changed({ ...state, checkpointAsked: true });
 }
 
 /** The job goes away with its project: whoever works on it is fenced off at once, and no tail is taken. */
@@ -587,6 +602,10 @@ export function transition(state: JobState, event: JobEvent, policy: Policy, now
       return plain(state, event, policy, now);
     case "stop":
       return stop(state, event.reason, policy, now);
+    case "askCheckpoint":
+      return askCheckpoint(state);
+    case "tellCheckpoint":
+      return changed({ ...state, checkpointAsked: false });
     case "evict":
       return evict(state, event.runnerId, policy, now);
     case "tick":
@@ -598,7 +617,8 @@ export function transition(state: JobState, event: JobEvent, policy: Policy, now
  * What the runner that called with this fence should do (runner protocol, section 8). One whose attempt has ended is not
  * told to abandon: it may still be sending its log tail.
  */
-export function desiredOf(state: JobState, fence: number): "run" | "stop" | "abandon" {
+export function desiredOf(state: JobState, fence: number): "run" | "checkpoint" | "stop" | "abandon" {
   if (fence !== state.fence) return "abandon";
-  return state.phase === "leaving" ? "stop" : "run";
+  if (state.phase === "leaving") return "stop";
+  return state.phase === "running" && state.checkpointAsked === true ? "checkpoint" : "run";
 }

@@ -188,6 +188,15 @@ export class TrainingJob extends DurableObject<Env> {
     return stopped.ok ? ok(viewOf(stopped.value)) : stopped;
   }
 
+  /** Lets the runner save a checkpoint and go on: it hears it once, in the next answer that it gets. */
+  async askCheckpoint(): Promise<Result<{ attempt: number }>> {
+    if (this.#store.spec() === undefined) return fail("INVALID_STATUS", "A job that is pending has no runner");
+    return this.#commit((work) => {
+      const asked = this.#move(work, { type: "askCheckpoint" });
+      return asked.ok ? ok({ attempt: asked.value.attempt }) : asked;
+    });
+  }
+
   /** The pool offers the job to a runner. Fence + 1. */
   async offer(runnerId: string): Promise<Result<{ fence: number; offerMs: number }>> {
     const offered = this.#commit((work) => this.#move(work, { type: "offer", runnerId }));
@@ -232,7 +241,7 @@ export class TrainingJob extends DurableObject<Env> {
     const beat = this.#commit((work) => {
       const called = this.#call(work, claims);
       if (!called.ok) return called;
-      return ok({ desired: desiredOf(called.value, claims.fence), ackSeq: work.head.mark });
+      return ok({ desired: this.#desired(work, claims), ackSeq: work.head.mark });
     });
     if (beat.ok) this.#tellPool(false, skewMs);
     this.ctx.waitUntil(this.#projector.settle());
@@ -310,7 +319,7 @@ export class TrainingJob extends DurableObject<Env> {
         ackSeq: head.mark,
         missing: this.#store.events.missing(claims.attempt, head.mark),
         rejected,
-        desired: desiredOf(head.state, claims.fence),
+        desired: this.#desired(work, claims),
       });
     });
     if (answer.ok) this.#tellPool(false, null);
@@ -719,6 +728,13 @@ export class TrainingJob extends DurableObject<Env> {
   /** The fence first; a valid call renews the lease. */
   #call(work: Work, { fence }: LeaseClaims): Result<JobState> {
     return this.#move(work, { type: "call", fence });
+  }
+
+  /** What the runner that is being answered should do; a wish that is told is told. */
+  #desired(work: Work, { fence }: LeaseClaims): RecordAnswer["desired"] {
+    const desired = desiredOf(work.head.state, fence);
+    if (desired === "checkpoint") this.#move(work, { type: "tellCheckpoint" });
+    return desired;
   }
 
   /** A call for or with files: refused once the attempt has ended. */

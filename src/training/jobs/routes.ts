@@ -6,6 +6,7 @@ import { AppError } from "../../shared/errors.ts";
 import { idempotencyKey, keyHeader } from "../idempotency.ts";
 import { JOB_SORTS } from "./list-order.ts";
 import {
+  AskedCheckpointSchema,
   CheckpointListSchema,
   CloneJobSchema,
   CreatedJobSchema,
@@ -145,6 +146,18 @@ const stop = createRoute({
   security,
   request: { params },
   responses: { 200: jsonContent(StoppedJobSchema, "Stopped"), ...problems(401, 403, 404, 409, 422) },
+});
+
+const askCheckpoint = createRoute({
+  method: "post",
+  path: "/training/jobs/{job_id}/checkpoint",
+  operationId: "askCheckpoint",
+  tags,
+  summary: "Ask the runner of a running job to save a checkpoint and go on",
+  description: "The runner hears it once, in the answer to its next call; the checkpoint is listed when it has arrived.",
+  security,
+  request: { params },
+  responses: { 202: jsonContent(AskedCheckpointSchema, "Asked"), ...problems(401, 403, 404, 409, 422) },
 });
 
 const metrics = createRoute({
@@ -348,7 +361,11 @@ export const jobRoutes = createRouter()
   })
   .openapi(stop, async (c) => {
     const { jobs } = c.get("services");
-    return c.json(await jobs.stop(c.get("principal"), c.req.valid("param").job_id), 200);
+    return c.json(await jobs.stop(c.get("principal"), c.req.valid("param").job_id, c.get("requestId")), 200);
+  })
+  .openapi(askCheckpoint, async (c) => {
+    const { jobs } = c.get("services");
+    return c.json(await jobs.askCheckpoint(c.get("principal"), c.req.valid("param").job_id), 202);
   })
   .openapi(metrics, async (c) => {
     const { jobs } = c.get("services");

@@ -195,6 +195,12 @@ export const StoppedJobSchema = z
     example: { job_id: 5, status: "stopped", message: "Training job stopped successfully" },
   });
 
+export const AskedCheckpointSchema = z
+  .object({ job_id: z.number().int(), attempt: z.number().int(), message: z.string() })
+  .openapi("AskedCheckpoint", {
+    example: { job_id: 5, attempt: 1, message: "The runner saves a checkpoint after its next report" },
+  });
+
 export const MetricSchema = z
   .object({
     id: z.number().int(),

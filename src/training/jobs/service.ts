@@ -434,10 +434,27 @@ export function createJobService(deps: {
       };
     },
 
-    async stop(principal: Principal, jobId: number) {
-      const { job } = await writable(principal, jobId);
-      unwrap(await objects.getByName(String(jobId)).stop(specOf(job), "user_stop"));
+    /**
+     * Stops a job. An admin may stop anybody's: the job says so, and the audit log who it was.
+     * @throws INVALID_STATUS · FORBIDDEN for viewers
+     */
+    async stop(principal: Principal, jobId: number, requestId: string) {
+      const found = await jobs.find(principal, jobId);
+      if (found === undefined) throw unauthorized();
+      const { job, role, isAdmin, userId } = found;
+      if (job === null || (role === null && !isAdmin)) throw notFound();
+      const isOwn = role === "owner" || role === "editor";
+      if (!isOwn && !isAdmin) throw new AppError("FORBIDDEN", "Viewers of a project cannot run its jobs");
+      unwrap(await objects.getByName(String(jobId)).stop(specOf(job), isOwn ? "user_stop" : "admin_stop"));
+      if (!isOwn && job.status !== "stopped") await jobs.noteStop({ userId, requestId }, jobId, now());
       return { job_id: jobId, status: "stopped" as const, message: "Training job stopped successfully" };
+    },
+
+    /** Asks the runner of a job to save a checkpoint and go on. @throws INVALID_STATUS unless a runner trains it */
+    async askCheckpoint(principal: Principal, jobId: number) {
+      await writable(principal, jobId);
+      const { attempt } = unwrap(await objects.getByName(String(jobId)).askCheckpoint());
+      return { job_id: jobId, attempt, message: "The runner saves a checkpoint after its next report" };
     },
 
     /** One page of points in ascending order, and the positions of the pages around it. */

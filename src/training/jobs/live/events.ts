@@ -75,6 +75,7 @@ export function eventsOf(jobId: number, item: ProjectionItem): LiveEvent[] {
     case "job":
       return [statusEvent(jobId, item.row)];
     case "metrics":
+      if (item.rows.length === 0) return [];
       return [{ type: "metrics", data: { job_id: jobId, points: item.rows.map((point) => toPoint(jobId, point)) } }];
     case "log": {
       const { attempt, stream, firstLine, text, createdAt } = item.row;
