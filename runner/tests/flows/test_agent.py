@@ -160,9 +160,10 @@ def test_a_validation_of_many_images_is_paged(server: FlowServer, user: User, st
     job_id = create(user, epochs=2, seed=scripted.MANY_IMAGES)
     user.start(job_id)
     assert user.until(job_id, ended)["data_complete"] is True
+    [result] = user.call("GET", f"/validation/results/{job_id}")["results"]
     seen: set[str] = set()
-    for skip in range(0, scripted.IMAGES, 500):
-        page = user.call("GET", f"/validation/{job_id}/results/1/images?skip={skip}&limit=500")
+    for skip in range(0, scripted.IMAGES, 400):
+        page = user.call("GET", f"/validation/images/{result['id']}?skip={skip}&limit=400")
         seen |= {image["image_name"] for image in page["images"]}
     assert len(seen) == scripted.IMAGES
 

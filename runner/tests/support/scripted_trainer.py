@@ -33,7 +33,7 @@ IMAGES = 1_200
 
 def train(job: TrainerJob, channel: Channel) -> FinishReason:
     seed = (job.spec.advanced_config or {}).get("seed") or 0
-    epoch = 0 if job.resume is None else json.loads(job.resume.path.read_text()[:1000].strip())["epoch"]
+    epoch = 0 if job.resume is None else json.loads(job.resume.path.read_bytes()[:1000])["epoch"]
     assert any(job.data_dir.rglob("*")), "no data"
     channel.send(Started(total_epochs=job.spec.epochs))
     print(f"begins after epoch {epoch}, sees GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
