@@ -38,9 +38,8 @@ class Relay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What was sent before the process ended is still in the socket: it is read to its end first.
-        if self._connection is not None:
-            self._accepting.join(timeout=10)
+        # What was sent before the process ended is still in the socket, perhaps not even accepted: it is read first.
+        self._accepting.join(timeout=10 if self._connection is not None else 0.5)
         self._over.set()
         for end in (self._server, self._connection):
             if end is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,16 @@ def use(run: Run) -> None:
     """Makes `run` the one that trainers of this process belong to."""
     global _current
     _current = run
+
+
+# Cards whose 16-bit arithmetic is known to give NaN: the GTX 16 series and the small workstation cards of its kind.
+_NO_HALVES = re.compile(r"\b(16[356]0|T[456]00|T1[02]00|T2000)\b|MX450", re.IGNORECASE)
+
+
+def _halves_work(model: torch.nn.Module) -> bool:
+    """Whether mixed precision can be used on the device of a model."""
+    device = next(model.parameters()).device
+    return device.type == "cuda" and not _NO_HALVES.search(torch.cuda.get_device_name(device))
 
 
 if TYPE_CHECKING:
@@ -162,6 +173,15 @@ class Reporting(_Library):  # type: ignore[misc]
             "names": {int(key): name for key, name in config["names"].items()},
             "channels": 3,
         }
+
+    def _setup_train(self) -> None:
+        original = library.check_amp
+        # The library's check fetches a model and compares boxes on a picture.
+        library.check_amp = _halves_work
+        try:
+            super()._setup_train()
+        finally:
+            library.check_amp = original
 
     def setup_model(self) -> Any:
         """Built by the library; then the weights to begin from, if only those are wanted."""
