@@ -11,6 +11,7 @@ import { createHostedEngine } from "./training/inference/engines/workers-ai.ts";
 import { createInferenceRepository } from "./training/inference/repository.ts";
 import { createInferenceService } from "./training/inference/service.ts";
 import { createLiveService } from "./training/jobs/live/service.ts";
+import { POOL_NAME } from "./training/jobs/object.ts";
 import { createJobPatrol } from "./training/jobs/patrol.ts";
 import { createJobRemoval } from "./training/jobs/removal.ts";
 import { createJobRepository } from "./training/jobs/repository.ts";
@@ -32,7 +33,11 @@ function build(env: Env) {
   const now = () => Date.now();
   const jobRows = createJobRepository(env.DB);
   const projectRows = createProjectRepository(env.DB);
-  const projects = createProjectService({ projects: projectRows, now });
+  const projects = createProjectService({
+    projects: projectRows,
+    limitRunning: (projectId, maxRunning) => env.RUNNER_POOL.getByName(POOL_NAME).limit(projectId, maxRunning),
+    now,
+  });
   const removals = createRemovalService({ binding: env.DB, bucket: env.BUCKET });
   const inferenceRows = createInferenceRepository(db);
   const jobRemoval = createJobRemoval({ binding: env.DB, jobs: env.TRAINING_JOB, now });

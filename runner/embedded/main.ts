@@ -91,6 +91,7 @@ async function main(options: Options): Promise<number> {
       name,
       slots,
       frameworks: [...trainers.keys()],
+      labels: options.labels,
       version,
       credentials: options.credentials,
       readStdin,

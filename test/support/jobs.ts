@@ -26,6 +26,8 @@ export async function quietWorld(): Promise<void> {
   await runInDurableObject(poolObject(), (_, state) => {
     state.storage.sql.exec("DELETE FROM queue");
     state.storage.sql.exec("DELETE FROM live");
+    state.storage.sql.exec("DELETE FROM running");
+    state.storage.sql.exec("DELETE FROM limits");
   });
   await evictDurableObject(poolObject());
 }

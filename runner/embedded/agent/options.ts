@@ -19,6 +19,7 @@ usage: npm run runner -- [options]
   --insecure-http      allow http:// for a server on another machine (a trusted network only)
   --name NAME          how this runner is called (default: the host's name)
   --slots N            jobs at a time (default 1)
+  --labels K=V,K=V     labels that jobs can ask for, told to the server when the runner registers; may be repeated
   --once               do one job, then end
   --cache-mb N         largest size of the dataset cache (default ${DEFAULT_CACHE_MB})
   --trainer NAME=FILE  a trainer for another framework: a script that Node runs; may be repeated
@@ -44,6 +45,7 @@ export type Options = {
   stateDir: string;
   name: string;
   slots: number;
+  labels: Record<string, string>;
   once: boolean;
   cacheBytes: number;
   /** Framework and absolute path of its entry file. */
@@ -93,6 +95,9 @@ export function parseOptions(args: string[]): Result<Options | "help", string> {
   const name = values.name.trim();
   if (name === "" || name.length > 200) return err("--name must have 1 to 200 characters");
 
+  const labels = readLabels(values.labels);
+  if (!labels.ok) return labels;
+
   const trainers: [string, string][] = [];
   for (const pair of values.trainer) {
     const [, framework, file] = /^([\w.-]{1,50})=(.+)$/.exec(pair) ?? [];
@@ -105,6 +110,7 @@ export function parseOptions(args: string[]): Result<Options | "help", string> {
     stateDir: resolve(values["state-dir"]),
     name,
     slots,
+    labels: labels.value,
     once: values.once,
     cacheBytes: cacheMb * 1024 * 1024,
     trainers,
@@ -124,12 +130,28 @@ const parse = (args: string[]) =>
       "insecure-http": { type: "boolean", default: false },
       name: { type: "string", default: hostname() },
       slots: { type: "string", default: "1" },
+      labels: { type: "string", multiple: true, default: [] },
       once: { type: "boolean", default: false },
       "cache-mb": { type: "string", default: String(DEFAULT_CACHE_MB) },
       trainer: { type: "string", multiple: true, default: [] },
       help: { type: "boolean", short: "h", default: false },
     },
   });
+
+/** The server takes 50; two are the runner's own. */
+const MAX_LABELS = 48;
+
+/** `K=V` pairs, by commas or one by one; a value may be empty, a name not. */
+function readLabels(lists: string[]): Result<Record<string, string>, string> {
+  const labels = new Map<string, string>();
+  for (const pair of lists.flatMap((list) => list.split(",")).map((text) => text.trim())) {
+    const [, name, value] = /^([^=]{1,100})=(.{0,200})$/.exec(pair) ?? [];
+    if (name === undefined || value === undefined) return err(`--labels ${pair} is not NAME=VALUE`);
+    if (labels.has(name)) return err(`--labels names ${name} twice`);
+    labels.set(name, value);
+  }
+  return labels.size > MAX_LABELS ? err(`--labels takes at most ${MAX_LABELS}`) : ok(Object.fromEntries(labels));
+}
 
 function wholeNumber(text: string, min: number, max: number): number | null {
   const value = /^\d{1,12}$/.test(text) ? Number(text) : Number.NaN;

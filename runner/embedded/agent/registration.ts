@@ -31,6 +31,8 @@ export type RegistrationDeps = {
   name: string;
   slots: number;
   frameworks: string[];
+  /** Beside those that say what machine this is. */
+  labels: Record<string, string>;
   version: string;
   credentials: Credentials;
   readStdin: () => Promise<string>;
@@ -52,7 +54,7 @@ export async function signIn(deps: RegistrationDeps): Promise<Runner> {
 
 /** Registers anew, e.g. after the saved token was refused. @throws RegistrationFailed */
 export async function register(deps: RegistrationDeps): Promise<Runner> {
-  const { client, retry, stateDir, name, slots, frameworks, version } = deps;
+  const { client, retry, stateDir, name, slots, frameworks, labels, version } = deps;
   const registrationToken = await tokenFor(deps);
   const json = {
     machine_id: await machineId(stateDir),
@@ -60,7 +62,7 @@ export async function register(deps: RegistrationDeps): Promise<Runner> {
     os: `${platform()} ${release()} ${arch()}, ${cpus().length} cores`.slice(0, 200),
     gpus: [],
     frameworks,
-    labels: { platform: platform(), arch: arch() },
+    labels: { platform: platform(), arch: arch(), ...labels },
     slots,
     version,
     protocol: 1,

@@ -41,6 +41,9 @@ const D1_RETRY_CAP_MS = 60_000;
 /** When leftovers of a given-up upload are removed again after R2 failed. */
 const CLEAN_UP_RETRY_MS = 60_000;
 
+/** How long after an attempt's end its log is put away; also when that is tried again after it failed. */
+const ARCHIVE_MS = 60_000;
+
 export const POOL_NAME = "default";
 
 /** Proof of a job token: its signature was checked, its fence is checked here. */
@@ -61,6 +64,8 @@ export type AcceptAnswer = {
   /** The spec in wire form, as JSON text: RPC types know no open objects. */
   specJson: string;
   resume: { artifact_id: string; epoch: number; size: number; sha256: string; weights_only: boolean } | null;
+  /** The timers that are the job's own, or else the deployment's; seconds. */
+  timers: { lost_after_s: number; max_duration_s: number };
 };
 
 export type RecordAnswer = {
@@ -114,7 +119,7 @@ export class TrainingJob extends DurableObject<Env> {
   readonly #projector: ReturnType<typeof createProjector>;
   readonly #limits: Limits;
   readonly #timers: Timers;
-  readonly #policy: Policy;
+  readonly #deployment: Policy;
   readonly #live: LiveHub;
   /** When the alarm rings; there is one, for the earliest of all deadlines. */
   #alarmAtMs: number | null = null;
@@ -131,7 +136,7 @@ export class TrainingJob extends DurableObject<Env> {
     const config = parseConfig(env);
     this.#limits = config.limits;
     this.#timers = config.timers;
-    this.#policy = policyOf(config.timers, config.limits);
+    this.#deployment = policyOf(config.timers, config.limits);
     this.#store = overheard(openJobStore(ctx.storage), (items) => this.#live.note(items));
     this.#live = createLiveHub(
       ctx,
@@ -148,13 +153,17 @@ export class TrainingJob extends DurableObject<Env> {
     });
   }
 
-  /** Queues the job and gives a waiting runner a moment to take it. `spec` is the job as D1 has it. */
-  async start(spec: JobSpec, resume: ResumeChoice): Promise<Result<JobView>> {
+  /**
+   * Queues the job and gives a waiting runner a moment to take it. `spec` is the job as D1 has it.
+   * @param maxRunning how many jobs of the project may run at once, see `RunnerPool.limit`; undefined: not known
+   */
+  async start(spec: JobSpec, resume: ResumeChoice, maxRunning?: number | null): Promise<Result<JobView>> {
     this.#store.putSpec(spec);
     const allowed = this.#startable(this.#store.head().state, resume);
     if (!allowed.ok) return allowed;
+    this.#store.replaceSpec(spec);
     const { framework } = spec.requirements;
-    const capacity = await this.#capacity(spec);
+    const capacity = await this.#capacity(spec, maxRunning);
     if (capacity.live === 0) {
       return fail(
         "TRAINING_SERVICE_UNAVAILABLE",
@@ -173,6 +182,21 @@ export class TrainingJob extends DurableObject<Env> {
     if (await this.#enqueued) await this.#taken();
     await this.#projector.settle();
     return ok(viewOf(this.#store.head().state));
+  }
+
+  /**
+   * Takes over how the job is scheduled now: in the queue at once, else with the next start.
+   * @returns INVALID_STATUS while a runner has it or is being offered it
+   */
+  async reschedule(spec: JobSpec): Promise<Result<null>> {
+    const { phase } = this.#store.head().state;
+    if (this.#store.spec() !== undefined && !RESCHEDULABLE.has(phase)) {
+      const state = phase === "offered" ? "being handed to a runner" : STATUS_OF[phase];
+      return fail("INVALID_STATUS", `A job that is ${state} keeps its scheduling`);
+    }
+    this.#store.replaceSpec(spec);
+    if (phase === "queued") await this.#enqueue();
+    return ok(null);
   }
 
   /** Stops the job in one commit; from then on nothing its attempt sends changes status or metrics. */
@@ -224,6 +248,7 @@ export class TrainingJob extends DurableObject<Env> {
           sha256: point.upload.row.sha256,
           weights_only: point.weightsOnly,
         },
+        timers: { lost_after_s: this.#policy.lostAfterMs / 1000, max_duration_s: this.#policy.maxDurationMs / 1000 },
       });
     });
     await this.#projector.settle();
@@ -671,7 +696,8 @@ export class TrainingJob extends DurableObject<Env> {
     if (!work.changed) return value;
     for (const effect of work.effects) {
       if (effect.type === "enqueue") this.#enqueued = this.#enqueue();
-      if (effect.type === "withdraw") this.ctx.waitUntil(this.#withdraw());
+      const isOver = effect.type === "attemptEnded" && isTerminal(work.head.state.phase);
+      if (effect.type === "withdraw" || isOver) this.ctx.waitUntil(this.#withdraw());
     }
     this.#rearm();
     if (work.effects.length > 0) this.#tellPool(true, null);
@@ -896,9 +922,19 @@ export class TrainingJob extends DurableObject<Env> {
     return this.env.RUNNER_POOL.getByName(POOL_NAME);
   }
 
-  async #capacity({ jobId, projectId, requirements }: JobSpec) {
+  /** The deployment's timers, where the job has none of its own. */
+  get #policy(): Policy {
+    const { lostAfterS, maxDurationS } = this.#store.spec() ?? {};
+    return {
+      ...this.#deployment,
+      ...(lostAfterS == null ? {} : { lostAfterMs: lostAfterS * 1000 }),
+      ...(maxDurationS == null ? {} : { maxDurationMs: maxDurationS * 1000 }),
+    };
+  }
+
+  async #capacity({ jobId, projectId, requirements }: JobSpec, maxRunning?: number | null) {
     try {
-      return await this.#pool().capacity(requirements, projectId);
+      return await this.#pool().capacity(requirements, projectId, maxRunning);
     } catch (thrown) {
       logger.warn("pool not reached", { jobId, error: errorText(thrown) });
       return { live: 0, capable: 0, queuedInProject: 0 };
@@ -917,12 +953,18 @@ export class TrainingJob extends DurableObject<Env> {
     this.#remindedPoolAtMs = now;
     const { jobId, projectId, priority, requirements } = spec;
     try {
-      const job = { jobId, projectId, priority, requirements, queuedAtMs: state.queuedAtMs ?? now };
+      const queuedAtMs = state.queuedAtMs ?? now;
+      const job = { jobId, projectId, priority, requirements, queuedAtMs, holdMs: this.#holdMs() };
       return (await this.#pool().enqueue(job)).offered;
     } catch (thrown) {
       logger.warn("pool not reached", { jobId, error: errorText(thrown) });
       return false;
     }
+  }
+
+  /** How long a silent runner keeps the job. */
+  #holdMs(): number {
+    return this.#policy.leaseMs + this.#policy.lostAfterMs;
   }
 
   async #withdraw(): Promise<void> {
@@ -953,9 +995,11 @@ export class TrainingJob extends DurableObject<Env> {
     if (!now && !isNewSkew && Date.now() - this.#toldPoolAtMs < TOUCH_POOL_MS) return;
     this.#toldPoolAtMs = Date.now();
     this.#toldSkewMs = skewMs ?? this.#toldSkewMs;
+    const spec = this.#store.spec();
+    const job = spec && { jobId: spec.jobId, projectId: spec.projectId, holdMs: this.#holdMs() };
     this.ctx.waitUntil(
       this.#pool()
-        .touch(runnerId, skewMs)
+        .touch(runnerId, skewMs, job)
         .catch((thrown: unknown) => logger.warn("pool not reached", { runnerId, error: errorText(thrown) })),
     );
   }
@@ -1011,6 +1055,11 @@ type EndReport = Extract<Report, { type: "end" }>;
 const PROGRESS: ReadonlySet<Report["type"]> = new Set(["metric", "validation", "checkpoint"]);
 
 const isWaiting = (phase: Phase) => phase === "queued" || phase === "offered";
+
+const isTerminal = (phase: Phase) => phase === "completed" || phase === "failed" || phase === "stopped";
+
+/** Phases in which nobody works on the job, or is about to. */
+const RESCHEDULABLE: ReadonlySet<Phase> = new Set(["pending", "queued", "completed", "failed", "stopped"]);
 
 /** Whether all events and log chunks that the last event announced are in. */
 const isComplete = ({ seq, logChunks }: NonNullable<Head["announced"]>, { mark, logMarks }: Head): boolean =>

@@ -1,6 +1,7 @@
 import { z } from "@hono/zod-openapi";
 import { plainText } from "../../http/create-api.ts";
 import { canonicalTaskType, TASK_TYPES, TaskTypeSchema } from "../models/schemas.ts";
+import { QUEUE_REASONS } from "../runners/match.ts";
 
 const TaskTypeInput = z
   .string()
@@ -30,6 +31,38 @@ const configFields = {
   advanced_config: z.record(z.string(), z.unknown()).nullable(),
 };
 
+/** What anybody who may run jobs of a project can give them; more is for admins. */
+export const MAX_OWN_PRIORITY = 10;
+
+/** How a job is scheduled. */
+const scheduling = {
+  priority: z
+    .number()
+    .int()
+    .min(-100)
+    .max(100)
+    .openapi({ description: `Higher ones leave the queue first. Above ${MAX_OWN_PRIORITY}: for admins only` }),
+  required_labels: z
+    .record(plainText({ min: 1, max: 100 }), plainText({ max: 200 }))
+    .refine((labels) => Object.keys(labels).length <= 20, "must have at most 20 labels")
+    .openapi({ description: "Labels that a runner must have, with these values", example: { zone: "seoul" } }),
+  min_gpu_memory_mb: z.number().int().min(0).max(10_000_000).openapi({ description: "Of one GPU; 0: none is needed" }),
+  lost_after_s: z
+    .number()
+    .int()
+    .min(60)
+    .max(3_600)
+    .nullable()
+    .openapi({ description: "How long a silent runner keeps the job after its lease; null: the deployment's time" }),
+  max_duration_s: z
+    .number()
+    .int()
+    .min(60)
+    .max(2_592_000)
+    .nullable()
+    .openapi({ description: "Longest time of one attempt; null: the deployment's" }),
+};
+
 export const JobConfigSchema = z
   .strictObject({
     ...configFields,
@@ -54,6 +87,11 @@ export const CreateJobSchema = z
     experiment_name: plainText({ max: 200 }).nullish(),
     tags: tags.default([]),
     notes: plainText({ max: 10_000 }).nullish(),
+    priority: scheduling.priority.default(0),
+    required_labels: scheduling.required_labels.default({}),
+    min_gpu_memory_mb: scheduling.min_gpu_memory_mb.default(0),
+    lost_after_s: scheduling.lost_after_s.default(null),
+    max_duration_s: scheduling.max_duration_s.default(null),
     config: JobConfigSchema,
   })
   .openapi("CreateJob", {
@@ -80,12 +118,16 @@ export const CreateJobSchema = z
     },
   });
 
-/** What may be changed of a job at any time; a name that is not known is refused rather than ignored. */
+/**
+ * What may be changed of a job: its labels at any time, its scheduling while no runner has it. A name that is not known is
+ * refused rather than ignored.
+ */
 export const UpdateJobSchema = z
   .strictObject({
     experiment_name: plainText({ max: 200 }).nullish(),
     tags: tags.optional(),
     notes: plainText({ max: 10_000 }).nullish(),
+    ...z.object(scheduling).partial().shape,
   })
   .openapi("UpdateJob", { example: { experiment_name: "ResNet-50, longer", tags: ["baseline"], notes: null } });
 
@@ -97,6 +139,7 @@ export const CloneJobSchema = z
     experiment_name: plainText({ max: 200 }).nullish(),
     tags: tags.optional(),
     notes: plainText({ max: 10_000 }).nullish(),
+    ...z.object(scheduling).partial().shape,
     config: z.strictObject(configFields).partial().optional(),
   })
   .openapi("CloneJob", { example: { experiment_name: "ResNet-50, 100 epochs", config: { epochs: 100 } } });
@@ -122,6 +165,11 @@ const identity = {
   status: JobStatusSchema,
   primary_metric: z.string(),
   primary_metric_mode: z.enum(["max", "min"]),
+  priority: z.number().int(),
+  required_labels: z.record(z.string(), z.string()),
+  min_gpu_memory_mb: z.number().int(),
+  lost_after_s: z.number().int().nullable(),
+  max_duration_s: z.number().int().nullable(),
   created_at: time,
   started_at: time.nullable(),
   completed_at: time.nullable(),
@@ -134,7 +182,11 @@ export const CreatedJobSchema = z
 export const QueueSchema = z
   .object({
     position: z.number().int(),
-    reason: z.enum(["no_live_runner", "no_runner_fits", "runners_busy"]),
+    reason: z.enum(QUEUE_REASONS).openapi({
+      description:
+        "The first that holds: no live runner has the framework; none of them the labels; none the GPU memory; none both; " +
+        "the project has as many jobs running as it may; all that fit are busy or come to others first",
+    }),
     capable: z.number().int(),
     live: z.number().int(),
   })

@@ -19,12 +19,22 @@ import { type JobPosition, positionOf } from "./list-order.ts";
 import type { ResumeChoice } from "./machine.ts";
 import { POOL_NAME, type TrainingJob } from "./object.ts";
 import { type JobRemoval, LIVE_STATUSES } from "./removal.ts";
-import type { JobFilter, JobRepository, JobRow, MetricPage, MetricPosition } from "./repository.ts";
+import type { JobFilter, JobRepository, JobRow, JobScheduling, MetricPage, MetricPosition } from "./repository.ts";
+import { MAX_OWN_PRIORITY } from "./schemas.ts";
 import { specOf } from "./spec.ts";
 
 export type JobService = ReturnType<typeof createJobService>;
 
-type CreateInput = {
+/** How a job is scheduled, in wire form. */
+type Scheduling = {
+  priority: number;
+  required_labels: Record<string, string>;
+  min_gpu_memory_mb: number;
+  lost_after_s: number | null;
+  max_duration_s: number | null;
+};
+
+type CreateInput = Scheduling & {
   session_id?: number | null;
   project_id?: number | null;
   experiment_name?: string | null;
@@ -44,6 +54,21 @@ type CreateInput = {
     advanced_config?: Record<string, unknown> | null;
   };
 };
+
+/** The columns of what is given; what is left out is not among them. */
+const schedulingOf = (input: Partial<Scheduling>): Partial<JobScheduling> => ({
+  ...(input.priority === undefined ? {} : { priority: input.priority }),
+  ...(input.required_labels === undefined ? {} : { requiredLabels: input.required_labels }),
+  ...(input.min_gpu_memory_mb === undefined ? {} : { minGpuMemoryMb: input.min_gpu_memory_mb }),
+  ...(input.lost_after_s === undefined ? {} : { lostAfterS: input.lost_after_s }),
+  ...(input.max_duration_s === undefined ? {} : { maxDurationS: input.max_duration_s }),
+});
+
+/** Runners serve all projects: who may run jobs of one may not put them before everybody else's. @throws FORBIDDEN */
+function checkPriority(priority: number | undefined, isAdmin: boolean): void {
+  if (priority === undefined || priority <= MAX_OWN_PRIORITY || isAdmin) return;
+  throw new AppError("FORBIDDEN", `Only admins give a job a priority above ${MAX_OWN_PRIORITY}`, { field: "priority" });
+}
 
 /** The metric a job is judged by when it names none. */
 const PRIMARY_METRIC: Record<TaskType, { name: string; mode: "max" | "min" }> = {
@@ -88,11 +113,6 @@ type Identity = Omit<
   | "logTruncated"
   | "updatedAt"
   | "rev"
-  | "priority"
-  | "requiredLabels"
-  | "minGpuMemoryMb"
-  | "lostAfterS"
-  | "maxDurationS"
 >;
 
 const identityOf = (job: Identity) => ({
@@ -116,6 +136,11 @@ const identityOf = (job: Identity) => ({
   status: job.status,
   primary_metric: job.primaryMetric,
   primary_metric_mode: job.primaryMetricMode,
+  priority: job.priority,
+  required_labels: job.requiredLabels,
+  min_gpu_memory_mb: job.minGpuMemoryMb,
+  lost_after_s: job.lostAfterS,
+  max_duration_s: job.maxDurationS,
   created_at: isoSeconds(job.createdAt),
   started_at: isoSecondsOrNull(job.startedAt),
   completed_at: isoSecondsOrNull(job.completedAt),
@@ -262,6 +287,7 @@ export function createJobService(deps: {
       throw new AppError("PROJECT_NOT_FOUND", "Project not found", { field: "project_id" });
     }
     if (facts.role === "viewer") throw new AppError("FORBIDDEN", "Viewers of a project cannot create jobs in it");
+    checkPriority(input.priority, facts.isAdmin);
     const { dataset } = facts;
     if (dataset === null || (facts.datasetRole === null && dataset.visibility !== "public")) {
       throw new AppError("DATASET_NOT_FOUND", "Dataset not found", { field: "config.dataset_id" });
@@ -303,6 +329,11 @@ export function createJobService(deps: {
       advancedConfig: advanced,
       primaryMetric: config.primary_metric ?? primary.name,
       primaryMetricMode: config.primary_metric_mode ?? (config.primary_metric === undefined ? primary.mode : "max"),
+      priority: input.priority,
+      requiredLabels: input.required_labels,
+      minGpuMemoryMb: input.min_gpu_memory_mb,
+      lostAfterS: input.lost_after_s,
+      maxDurationS: input.max_duration_s,
       createdAt: at,
       updatedAt: at,
       status: "pending" as const,
@@ -334,10 +365,16 @@ export function createJobService(deps: {
      * @throws as `create`, and JOB_NOT_FOUND
      */
     async clone(principal: Principal, jobId: number, input: CloneInput, key: IdempotencyKey | null) {
-      const { job } = await readable(principal, jobId);
+      const { job, isAdmin } = await readable(principal, jobId);
       return this.create(
         principal,
         {
+          // What an admin gave the original is not handed on.
+          priority: input.priority ?? (isAdmin ? job.priority : Math.min(job.priority, MAX_OWN_PRIORITY)),
+          required_labels: input.required_labels ?? job.requiredLabels,
+          min_gpu_memory_mb: input.min_gpu_memory_mb ?? job.minGpuMemoryMb,
+          lost_after_s: input.lost_after_s === undefined ? job.lostAfterS : input.lost_after_s,
+          max_duration_s: input.max_duration_s === undefined ? job.maxDurationS : input.max_duration_s,
           session_id: input.session_id === undefined ? job.sessionId : input.session_id,
           project_id: input.project_id ?? job.projectId,
           experiment_name: input.experiment_name === undefined ? job.experimentName : input.experiment_name,
@@ -366,17 +403,25 @@ export function createJobService(deps: {
       );
     },
 
-    /** Changes name, tags and notes. @throws FORBIDDEN for viewers */
+    /**
+     * Changes name, tags and notes, and how the job is scheduled.
+     * @throws FORBIDDEN for viewers, and for a priority of admins · INVALID_STATUS for the scheduling of a job that runs
+     */
     async update(
       principal: Principal,
       jobId: number,
-      input: { experiment_name?: string | null; tags?: string[]; notes?: string | null },
+      input: Partial<Scheduling> & { experiment_name?: string | null; tags?: string[]; notes?: string | null },
     ) {
       const found = await writable(principal, jobId);
-      const changes = { experimentName: input.experiment_name, tags: input.tags, notes: input.notes };
-      await jobs.update(jobId, changes);
+      const scheduling = schedulingOf(input);
+      if (scheduling.priority !== found.job.priority) checkPriority(scheduling.priority, found.isAdmin);
+      const changes = { experimentName: input.experiment_name, tags: input.tags, notes: input.notes, ...scheduling };
       const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));
-      return toDetail({ ...found, job: { ...found.job, ...given } });
+      const job = { ...found.job, ...given };
+      // The object says whether it is too late; what it took over and the row did not, the next start makes equal.
+      if (Object.keys(scheduling).length > 0) unwrap(await objects.getByName(String(jobId)).reschedule(specOf(job)));
+      await jobs.update(jobId, changes);
+      return toDetail({ ...found, job });
     },
 
     /**
@@ -422,10 +467,10 @@ export function createJobService(deps: {
       const { job } = await writable(principal, jobId);
       // Who may run the job need not be in the dataset's project: its maker was. But it can be gone.
       const startable = job.status === "pending" || job.status === "stopped" || job.status === "failed";
-      if (startable && !(await jobs.hasDataset(job.datasetId))) {
-        throw new AppError("DATASET_NOT_FOUND", "Dataset not found");
-      }
-      const view = unwrap(await objects.getByName(String(jobId)).start(specOf(job), resumeChoice(jobId, options)));
+      const { hasDataset, maxRunningJobs } = await jobs.startFacts(job);
+      if (startable && !hasDataset) throw new AppError("DATASET_NOT_FOUND", "Dataset not found");
+      const object = objects.getByName(String(jobId));
+      const view = unwrap(await object.start(specOf(job), resumeChoice(jobId, options), maxRunningJobs));
       return {
         id: jobId,
         status: view.status,

@@ -1,7 +1,10 @@
 import type { JsonObject, trainingJobs } from "../../db/schema/index.ts";
 import type { Requirements } from "../runners/match.ts";
 
-/** What a job's object knows of its job: fixed at creation, handed to it with the first call that needs it. */
+/**
+ * What a job's object knows of its job, handed to it with the first call that needs it. Fixed at creation, but for how it is
+ * scheduled: priority, requirements and timers can be changed while nobody works on it.
+ */
 export type JobSpec = {
   jobId: number;
   projectId: number;
@@ -10,6 +13,9 @@ export type JobSpec = {
   primaryMetric: string;
   primaryMetricMode: "max" | "min";
   requirements: Requirements;
+  /** Timers of the job's own, seconds; absent or null: the deployment's. */
+  lostAfterS?: number | null;
+  maxDurationS?: number | null;
   /** What the runner gets at accept, in wire form. */
   wire: JsonObject;
 };
@@ -19,10 +25,12 @@ export const specOf = (job: typeof trainingJobs.$inferSelect): JobSpec => ({
   jobId: job.id,
   projectId: job.projectId,
   datasetId: job.datasetId,
-  priority: 0,
+  priority: job.priority,
   primaryMetric: job.primaryMetric,
   primaryMetricMode: job.primaryMetricMode,
-  requirements: { framework: job.framework, labels: {}, gpuMemoryMb: 0 },
+  requirements: { framework: job.framework, labels: job.requiredLabels, gpuMemoryMb: job.minGpuMemoryMb },
+  lostAfterS: job.lostAfterS,
+  maxDurationS: job.maxDurationS,
   wire: {
     job_id: job.id,
     framework: job.framework,

@@ -153,6 +153,13 @@ export function openJobStore(storage: DurableObjectStorage) {
       spec = given;
     },
 
+    /** What the job's row says now, in place of what is known. */
+    replaceSpec(given: JobSpec): void {
+      if (spec === undefined) migrate();
+      kv.put("spec", given);
+      spec = given;
+    },
+
     /** Back to an object that knows no job. */
     async forget(): Promise<void> {
       spec = undefined;

@@ -69,7 +69,13 @@ export function createProjectRepository(binding: D1Database) {
       const caller = me(db, principal);
       const [row] = await db
         .with(caller)
-        .select({ userId: caller.id, project: projects, role: projectMembers.role, experimentCount })
+        .select({
+          userId: caller.id,
+          isAdmin: caller.isAdmin,
+          project: projects,
+          role: projectMembers.role,
+          experimentCount,
+        })
         .from(caller)
         .leftJoin(projects, eq(projects.id, projectId))
         .leftJoin(projectMembers, and(eq(projectMembers.projectId, projects.id), eq(projectMembers.userId, caller.id)))
@@ -123,7 +129,7 @@ export function createProjectRepository(binding: D1Database) {
 
     async update(
       projectId: number,
-      changes: Partial<Pick<ProjectRow, "name" | "description" | "taskType">>,
+      changes: Partial<Pick<ProjectRow, "name" | "description" | "taskType" | "maxRunningJobs">>,
       now: number,
     ): Promise<ProjectRow | undefined> {
       const [row] = await db

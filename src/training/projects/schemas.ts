@@ -13,8 +13,16 @@ export const ProjectSchema = z
     name: z.string(),
     description: z.string().nullable(),
     task_type: TaskTypeSchema.nullable(),
-    user_role: z.enum(["owner", "editor", "viewer"]),
+    user_role: z
+      .enum(["owner", "editor", "viewer"])
+      .nullable()
+      .openapi({ description: "Null for an admin who is no member" }),
     is_default: z.boolean(),
+    max_running_jobs: z
+      .number()
+      .int()
+      .nullable()
+      .openapi({ description: "Jobs of it that runners have at the same time; null: any number" }),
     experiment_count: z.number().int().openapi({ description: "Training jobs in it" }),
     created_at: z.string(),
     updated_at: z.string(),
@@ -27,6 +35,7 @@ export const ProjectSchema = z
       task_type: null,
       user_role: "owner",
       is_default: false,
+      max_running_jobs: null,
       experiment_count: 3,
       created_at: "2025-11-06T12:00:00Z",
       updated_at: "2025-11-06T12:00:00Z",
@@ -47,6 +56,9 @@ export const UpdateProjectSchema = z
     name: projectName.optional(),
     description: plainText({ max: 10_000 }).nullish(),
     task_type: TaskTypeSchema.nullish(),
+    max_running_jobs: z.number().int().min(0).max(10_000).nullish().openapi({
+      description: "0 holds all its jobs in the queue. Admins may set it for every project",
+    }),
   })
   .openapi("UpdateProject", { example: { name: "Sorting line 4" } });
 

@@ -13,13 +13,15 @@ export type ProjectService = ReturnType<typeof createProjectService>;
 
 type ProjectInput = { name: string; description?: string | null; task_type?: TaskType | null };
 
-const toProject = (project: ProjectRow, role: ProjectRole, experimentCount: number) => ({
+/** @param role null for an admin who is no member */
+const toProject = (project: ProjectRow, role: ProjectRole | null, experimentCount: number) => ({
   id: project.id,
   name: project.name,
   description: project.description,
   task_type: project.taskType,
   user_role: role,
   is_default: project.isDefault,
+  max_running_jobs: project.maxRunningJobs,
   experiment_count: experimentCount,
   created_at: isoSeconds(project.createdAt),
   updated_at: isoSeconds(project.updatedAt),
@@ -38,8 +40,13 @@ const notFound = () => new AppError("PROJECT_NOT_FOUND", "Project not found");
 const noMember = () => new AppError("USER_NOT_FOUND", "No member of this project has this id", { field: "user_id" });
 const refused = (message: string, field: string | null = null) => new AppError("BAD_REQUEST", message, { field });
 
-export function createProjectService(deps: { projects: ProjectRepository; now: () => number }) {
-  const { projects, now } = deps;
+export function createProjectService(deps: {
+  projects: ProjectRepository;
+  /** Tells whoever hands out jobs how many of a project may run at once. */
+  limitRunning: (projectId: number, maxRunning: number | null) => Promise<void>;
+  now: () => number;
+}) {
+  const { projects, limitRunning, now } = deps;
 
   /** The project for a member. @throws UNAUTHORIZED · PROJECT_NOT_FOUND, the same for an unknown and a foreign one */
   async function readable(principal: Principal, projectId: number) {
@@ -112,17 +119,34 @@ export function createProjectService(deps: { projects: ProjectRepository; now: (
 
     get,
 
-    /** Changes what is named. @throws FORBIDDEN for members who do not own it */
+    /**
+     * Changes what is named. An admin who is no owner may change how many jobs run at once, and only that.
+     * @throws FORBIDDEN for members who do not own it
+     */
     async update(
       principal: Principal,
       projectId: number,
-      input: { name?: string; description?: string | null; task_type?: TaskType | null },
+      input: {
+        name?: string;
+        description?: string | null;
+        task_type?: TaskType | null;
+        max_running_jobs?: number | null;
+      },
     ) {
-      const { experimentCount } = await owned(principal, projectId);
-      const { name, description, task_type: taskType } = input;
-      const changed = await projects.update(projectId, { name, description, taskType }, now());
+      const found = await projects.find(principal, projectId);
+      if (found === undefined) throw unauthorized();
+      const { project, role, isAdmin, experimentCount } = found;
+      const { name, description, task_type: taskType, max_running_jobs: maxRunningJobs } = input;
+      const onlyLimit = maxRunningJobs !== undefined && Object.keys(input).length === 1;
+      const byAdmin = isAdmin && onlyLimit;
+      if (project === null || project.deletedAt !== null || (role === null && !byAdmin)) throw notFound();
+      if (role !== "owner" && !byAdmin) {
+        throw new AppError("FORBIDDEN", "Only the owner of a project may do this");
+      }
+      const changed = await projects.update(projectId, { name, description, taskType, maxRunningJobs }, now());
       if (changed === undefined) throw notFound();
-      return toProject(changed, "owner", experimentCount);
+      if (maxRunningJobs !== undefined) await limitRunning(projectId, maxRunningJobs);
+      return toProject(changed, role, experimentCount);
     },
 
     /**

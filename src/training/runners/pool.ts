@@ -5,6 +5,7 @@ import { fail, ok, type Result } from "../../shared/result.ts";
 import {
   type Capacity,
   capacityFor,
+  type Load,
   pairUp,
   type QueuedJob,
   type Requirements,
@@ -18,10 +19,14 @@ const MIGRATIONS: string[] = [
   `CREATE TABLE queue (job_id INTEGER PRIMARY KEY, job TEXT NOT NULL);
    CREATE TABLE live (runner_id TEXT PRIMARY KEY, instance_id TEXT NOT NULL, facts TEXT NOT NULL,
      seen_at INTEGER NOT NULL, skew_ms INTEGER);`,
+  `CREATE TABLE running (job_id INTEGER PRIMARY KEY, project_id INTEGER NOT NULL, until INTEGER NOT NULL);
+   CREATE TABLE limits (project_id INTEGER PRIMARY KEY, max_running INTEGER NOT NULL);`,
 ];
 
 /** A runner that is silent for longer than a claim and a lease, and a little, is not counted as live. */
 const LIVE_SLACK_MS = 5_000;
+/** Added to the time for which a silent job counts as running: its object says when it ends, this is for a lost call. */
+const HOLD_SLACK_MS = 60_000;
 
 export type ClaimAnswer =
   | { type: "offer"; jobId: number; fence: number; offerMs: number }
@@ -132,6 +137,7 @@ export class RunnerPool extends DurableObject<Env> {
    */
   async enqueue(job: QueuedJob): Promise<{ offered: boolean }> {
     this.#queue.set(job.jobId, job);
+    this.#ended(job.jobId);
     this.ctx.storage.sql.exec(
       "INSERT OR REPLACE INTO queue (job_id, job) VALUES (?, ?)",
       job.jobId,
@@ -141,13 +147,29 @@ export class RunnerPool extends DurableObject<Env> {
     return { offered: !this.#queue.has(job.jobId) };
   }
 
-  /** The job does not wait any more. */
+  /** The job neither waits nor runs any more. */
   async withdraw(jobId: number): Promise<void> {
     this.#unqueue(jobId);
+    this.#ended(jobId);
+    this.#dispatch();
   }
 
-  /** How many live runners could do such a job, busy or not, and how many jobs of the project wait already. */
-  async capacity(needs: Requirements, projectId: number): Promise<Capacity & { queuedInProject: number }> {
+  /** How many jobs of a project runners may have at the same time; null: any number. */
+  async limit(projectId: number, maxRunning: number | null): Promise<void> {
+    this.#limit(projectId, maxRunning);
+    this.#dispatch();
+  }
+
+  /**
+   * How many live runners could do such a job, busy or not, and how many jobs of the project wait already.
+   * @param maxRunning the project's limit as it is now, see `limit`; undefined when the caller does not know it
+   */
+  async capacity(
+    needs: Requirements,
+    projectId: number,
+    maxRunning?: number | null,
+  ): Promise<Capacity & { queuedInProject: number }> {
+    if (maxRunning !== undefined) this.#limit(projectId, maxRunning);
     const queuedInProject = [...this.#queue.values()].filter((job) => job.projectId === projectId).length;
     return { ...capacityFor(this.#live(), needs), queuedInProject };
   }
@@ -155,11 +177,19 @@ export class RunnerPool extends DurableObject<Env> {
   /** Where a queued job stands and why it waits; null when it does not wait here. */
   async position(jobId: number): Promise<ReturnType<typeof whyQueued> | null> {
     const job = this.#queue.get(jobId);
-    return job === undefined ? null : whyQueued(job, [...this.#queue.values()], this.#live());
+    return job === undefined ? null : whyQueued(job, [...this.#queue.values()], this.#live(), this.#load());
   }
 
-  /** A runner that is busy with a job has been heard of. `skewMs`: how far its clock is behind ours, for display. */
-  async touch(runnerId: string, skewMs: number | null): Promise<void> {
+  /**
+   * A runner that is busy with a job has been heard of. `skewMs`: how far its clock is behind ours, for display. `job`: what
+   * it is busy with, and how long that counts as running if nothing more is heard.
+   */
+  async touch(
+    runnerId: string,
+    skewMs: number | null,
+    job: { jobId: number; projectId: number; holdMs: number } | null = null,
+  ): Promise<void> {
+    if (job !== null) this.#runs(job.jobId, job.projectId, job.holdMs);
     this.ctx.storage.sql.exec(
       "UPDATE live SET seen_at = ?, skew_ms = coalesce(?, skew_ms) WHERE runner_id = ?",
       Date.now(),
@@ -229,6 +259,45 @@ export class RunnerPool extends DurableObject<Env> {
     this.ctx.storage.sql.exec("DELETE FROM queue WHERE job_id = ?", jobId);
   }
 
+  #runs(jobId: number, projectId: number, holdMs: number): void {
+    this.ctx.storage.sql.exec(
+      "INSERT OR REPLACE INTO running (job_id, project_id, until) VALUES (?, ?, ?)",
+      jobId,
+      projectId,
+      Date.now() + holdMs + HOLD_SLACK_MS,
+    );
+  }
+
+  #ended(jobId: number): void {
+    this.ctx.storage.sql.exec("DELETE FROM running WHERE job_id = ?", jobId);
+  }
+
+  #limit(projectId: number, maxRunning: number | null): void {
+    if (maxRunning === null) this.ctx.storage.sql.exec("DELETE FROM limits WHERE project_id = ?", projectId);
+    else {
+      this.ctx.storage.sql.exec(
+        "INSERT OR REPLACE INTO limits (project_id, max_running) VALUES (?, ?)",
+        projectId,
+        maxRunning,
+      );
+    }
+  }
+
+  /** Projects that have a limit, and what they have running; one whose jobs fell silent does not pay for them for ever. */
+  #load(): Load {
+    const rows = this.ctx.storage.sql
+      .exec<{ project_id: number; max_running: number; running: number }>(
+        `SELECT l.project_id, l.max_running, count(r.job_id) AS running FROM limits l
+         LEFT JOIN running r ON r.project_id = l.project_id AND r.until >= ? GROUP BY l.project_id`,
+        Date.now(),
+      )
+      .toArray();
+    return {
+      running: new Map(rows.map((row) => [row.project_id, row.running])),
+      limits: new Map(rows.map((row) => [row.project_id, row.max_running])),
+    };
+  }
+
   #liveSinceMs(): number {
     return Date.now() - (this.#timers.claim_wait_s + this.#timers.lease_s) * 1000 - LIVE_SLACK_MS;
   }
@@ -250,13 +319,19 @@ export class RunnerPool extends DurableObject<Env> {
     const pairs = pairUp(
       [...this.#queue.values()],
       free.map(({ runner }) => runner),
+      this.#load(),
     );
     for (const { job, runner } of pairs) {
       this.#unqueue(job.jobId);
+      this.#runs(job.jobId, job.projectId, this.#timers.offer_s * 1000 + (job.holdMs ?? this.#defaultHoldMs()));
       const waiter = this.#waiters.get(runner.runnerId);
       if (waiter) waiter.engaged = true;
       this.ctx.waitUntil(this.#offer(job.jobId, runner.runnerId));
     }
+  }
+
+  #defaultHoldMs(): number {
+    return (this.#timers.lease_s + this.#timers.lost_after_s) * 1000;
   }
 
   /** The job's own object has the last word; one that is not queued any more is just not offered. */
@@ -268,6 +343,7 @@ export class RunnerPool extends DurableObject<Env> {
       // The job reminds the pool of itself while it is queued.
       logger.warn("job not reached", { jobId, error: errorText(thrown) });
     }
+    if (offer !== null && !offer.ok) this.#ended(jobId);
     const waiter = this.#waiters.get(runnerId);
     // Gone meanwhile: the offer lapses, and the job queues itself again.
     if (waiter === undefined) return;

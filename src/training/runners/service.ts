@@ -207,12 +207,12 @@ export function createRunnerService(deps: {
       const accepted = unwrap(await jobs.getByName(String(jobId)).accept(runner.id, fence));
       const claims = { jobId, attempt: accepted.attempt, fence: accepted.fence, datasetId: accepted.datasetId };
       return {
-        job_token: await signJobToken(config.jwtSecret, claims, now(), config.timers.max_duration_s + 3_600),
+        job_token: await signJobToken(config.jwtSecret, claims, now(), accepted.timers.max_duration_s + 3_600),
         attempt: accepted.attempt,
         lease_s: config.timers.lease_s,
         spec: JSON.parse(accepted.specJson) as Record<string, unknown>,
         resume: accepted.resume,
-        timers: config.timers,
+        timers: { ...config.timers, ...accepted.timers },
         limits: config.limits,
       };
     },

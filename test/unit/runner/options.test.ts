@@ -26,6 +26,7 @@ describe("parseOptions", () => {
         stateDir: resolve("s"),
         name: "n",
         slots: 2,
+        labels: {},
         once: true,
         cacheBytes: 1024 * 1024,
         trainers: [["timm", resolve("a=b.ts")]],
@@ -34,6 +35,12 @@ describe("parseOptions", () => {
     expect(parseOptions(["--help", "--slots", "no"])).toEqual({ ok: true, value: "help" });
     expect(parseOptions(["--email", "a@b.c", "--password-stdin"])).toMatchObject({
       value: { credentials: { type: "login", email: "a@b.c" } },
+    });
+  });
+
+  it("reads labels by commas and one by one", ({ expect }) => {
+    expect(parseOptions(["--labels", "zone=seoul, tier=", "--labels", "q=a=b"])).toMatchObject({
+      value: { labels: { zone: "seoul", tier: "", q: "a=b" } },
     });
   });
 
@@ -50,6 +57,10 @@ describe("parseOptions", () => {
       ["--password-stdin", /--email/],
       ["--token a --email b --password-stdin", /exclude/],
       ["--trainer timm", /--trainer/],
+      ["--labels zone", /NAME=VALUE/],
+      ["--labels =a", /NAME=VALUE/],
+      ["--labels a=1,a=2", /a twice/],
+      [`--labels ${Array.from({ length: 49 }, (_, i) => `l${i}=`).join(",")}`, /at most 48/],
       ["--name=", /--name/],
       ["--unknown", /unknown/],
       ["positional", /positional/i],

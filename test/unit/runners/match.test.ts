@@ -94,8 +94,99 @@ describe("why a job waits", () => {
       live: 1,
       capable: 0,
       position: 1,
-      reason: "no_runner_fits",
+      reason: "no_runner_has_labels",
     });
     expect(whyQueued(job(1), queue, [runner("r")])).toMatchObject({ position: 2, reason: "runners_busy", capable: 1 });
   });
+
+  it("names the first thing that is missing", ({ expect }) => {
+    const why = (requirements: Partial<QueuedJob["requirements"]>, runners: RunnerFacts[]) => {
+      const one = job(1, { requirements: needs(requirements) });
+      return whyQueued(one, [one], runners).reason;
+    };
+    const labelled = runner("labelled", { labels: { zone: "a" } });
+    const large = runner("large", { gpus: [{ model: "H100", vram_mb: 80_000 }] });
+    const both = { labels: { zone: "a" }, gpuMemoryMb: 40_000 };
+    expect(why({ framework: "ultralytics" }, [labelled, large])).toBe("no_live_runner");
+    expect(why(both, [large])).toBe("no_runner_has_labels");
+    expect(why(both, [labelled])).toBe("no_runner_has_gpu_memory");
+    expect(why(both, [labelled, large])).toBe("no_runner_fits");
+    expect(why(both, [labelled, large, { ...large, labels: { zone: "a" } }])).toBe("runners_busy");
+  });
+});
+
+describe("the limit of a project", () => {
+  const load = (running: number, limit: number) => ({
+    running: new Map([[1, running]]),
+    limits: new Map([[1, limit]]),
+  });
+  const ids = (queue: QueuedJob[], free: RunnerFacts[], of: ReturnType<typeof load>) =>
+    pairUp(queue, free, of).map((pair) => pair.job.jobId);
+  const free = ["a", "b", "c"].map((id) => runner(id));
+
+  it("is never passed, also within one round, and lets other projects by", ({ expect }) => {
+    const queue = [job(1), job(2), job(3), job(4, { projectId: 2, queuedAtMs: 9_000 })];
+    expect(ids(queue, free, load(0, 2))).toEqual([1, 2, 4]);
+    expect(ids(queue, free, load(1, 2))).toEqual([1, 4]);
+    expect(ids(queue, free, load(2, 2))).toEqual([4]);
+    expect(ids(queue, free, load(5, 2))).toEqual([4]);
+    expect(ids(queue, free, load(0, 0))).toEqual([4]);
+    expect(ids(queue, free, { running: new Map([[1, 9]]), limits: new Map() })).toEqual([1, 2, 3]);
+  });
+
+  it("is not used up by a job that fits nobody", ({ expect }) => {
+    const picky = job(1, { requirements: needs({ labels: { zone: "b" } }) });
+    expect(ids([picky, job(2)], free, load(0, 1))).toEqual([2]);
+  });
+
+  it("is why a job waits for which there are runners", ({ expect }) => {
+    const one = job(1);
+    expect(whyQueued(one, [one], free, load(2, 2))).toMatchObject({ reason: "project_limit", capable: 3, position: 1 });
+    expect(whyQueued(one, [one], free, load(1, 2))).toMatchObject({ reason: "runners_busy" });
+    expect(whyQueued(one, [one], [], load(2, 2))).toMatchObject({ reason: "no_live_runner" });
+  });
+
+  it.for(Array.from({ length: 50 }, (_, seed) => seed + 1))(
+    "holds for any queue and load, and no free runner stays idle that a job could have (%d)",
+    (seed, { expect }) => {
+      let state = seed;
+      const random = (below: number) => {
+        state = (state * 48_271) % 2_147_483_647;
+        return state % below;
+      };
+      const queue = Array.from({ length: random(12) }, (_, i) =>
+        job(i, {
+          projectId: random(3),
+          priority: random(3),
+          queuedAtMs: random(5),
+          requirements: needs({ gpuMemoryMb: random(2) * 10, labels: random(3) === 0 ? { zone: "a" } : {} }),
+        }),
+      );
+      const runners = Array.from({ length: random(6) }, (_, i) =>
+        runner(String(i), {
+          labels: random(2) === 0 ? { zone: "a" } : {},
+          gpus: random(2) === 0 ? [] : [{ model: "x", vram_mb: 10 }],
+        }),
+      );
+      const of = {
+        running: new Map([0, 1, 2].map((id) => [id, random(3)])),
+        limits: new Map([0, 1].map((id) => [id, random(4)])),
+      };
+      const pairs = pairUp(queue, runners, of);
+      expect(new Set(pairs.map((pair) => pair.job.jobId)).size).toBe(pairs.length);
+      expect(new Set(pairs.map((pair) => pair.runner.runnerId)).size).toBe(pairs.length);
+      for (const pair of pairs) expect(fits(pair.runner, pair.job.requirements)).toBe(true);
+      const after = new Map(of.running);
+      for (const pair of pairs) after.set(pair.job.projectId, (after.get(pair.job.projectId) ?? 0) + 1);
+      for (const [id, limit] of of.limits) {
+        expect(after.get(id) ?? 0).toBeLessThanOrEqual(Math.max(limit, of.running.get(id) ?? 0));
+      }
+      const idle = runners.filter((one) => !pairs.some((pair) => pair.runner === one));
+      const left = queue.filter((one) => !pairs.some((pair) => pair.job === one));
+      for (const one of left) {
+        const isFull = (after.get(one.projectId) ?? 0) >= (of.limits.get(one.projectId) ?? Number.POSITIVE_INFINITY);
+        expect(isFull || !idle.some((candidate) => fits(candidate, one.requirements))).toBe(true);
+      }
+    },
+  );
 });

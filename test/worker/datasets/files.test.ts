@@ -9,7 +9,11 @@ import { createProjectService } from "../../../src/training/projects/service.ts"
 import { accept, call, claim, type Json, type Person, person, runner } from "../../support/api.ts";
 import { type MadeEntry, makeZip } from "../../support/make-zip.ts";
 
-const projects = createProjectService({ projects: createProjectRepository(env.DB), now: Date.now });
+const projects = createProjectService({
+  projects: createProjectRepository(env.DB),
+  limitRunning: async () => undefined,
+  now: Date.now,
+});
 const service = createDatasetService({
   datasets: createDatasetRepository(env.DB),
   projects,
