@@ -26,6 +26,7 @@ import { rewind } from "./progress.ts";
 import type { JobRow } from "./projection.ts";
 import { createProjector } from "./projector.ts";
 import { checkedChoice, type ResumePoint, resumeEpochOf, resumePoint } from "./resume.ts";
+import { surplus } from "./retention.ts";
 import type { JobSpec } from "./spec.ts";
 import { type Head, type JobStore, openJobStore, type Upload } from "./store.ts";
 
@@ -861,7 +862,22 @@ export class TrainingJob extends DurableObject<Env> {
   #take(work: Work, report: Report, seq: number): Omit<RejectedReport, "seq"> | null {
     const problem = this.#intake.takeReport(work, report, seq);
     if (problem === null && PROGRESS.has(report.type)) this.#move(work, { type: "progress" });
+    if (problem === null && report.type === "checkpoint") this.#retire(work);
     return problem;
+  }
+
+  /** Gives checkpoints up that are not needed any more; the alarm removes their bytes. */
+  #retire({ head }: Work): void {
+    const old = surplus(
+      head.state,
+      head.progress.bestEpoch,
+      this.#store.uploads.complete(),
+      this.#limits.checkpoints_kept,
+    );
+    for (const upload of old) {
+      this.#store.uploads.put({ ...upload, state: "aborting" });
+      this.#store.outbox.push({ kind: "artifactGone", id: upload.id });
+    }
   }
 
   #takeUnnumbered(work: Work, { identity, report, mlflowRunId }: UnnumberedReport): Omit<RejectedReport, "seq"> | null {

@@ -42,6 +42,7 @@ export type ProjectionItem =
   | { kind: "metrics"; rows: StoredMetric[]; segments?: SegmentWork | null }
   | { kind: "log"; row: StoredLogChunk }
   | { kind: "artifact"; row: StoredArtifact }
+  | { kind: "artifactGone"; id: string }
   | {
       kind: "validation";
       attempt: number;
@@ -195,6 +196,9 @@ export function statementsFor(jobId: number, items: ProjectionItem[]): TextState
       }
       case "artifact":
         statements.push({ sql: PUT_ARTIFACT, params: [jobId, ...artifactColumns.values(item.row)] });
+        break;
+      case "artifactGone":
+        statements.push({ sql: "delete from artifacts where job_id = ? and id = ?", params: [jobId, item.id] });
         break;
       case "validation": {
         const r = item.result;

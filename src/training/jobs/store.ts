@@ -22,6 +22,8 @@ const MIGRATIONS: string[] = [
    CREATE TABLE artifact_parts (artifact_id TEXT NOT NULL, n INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
      PRIMARY KEY (artifact_id, n)) WITHOUT ROWID;`,
   `CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, item TEXT NOT NULL, error TEXT NOT NULL);`,
+  // Every call asks for the open and the given up ones, which stay few while the others become many.
+  `CREATE INDEX artifacts_by_state ON artifacts (state, created_at);`,
 ];
 
 /** Items that D1 refuses for good are kept for somebody to look at, the newest of them. */
@@ -56,7 +58,7 @@ export type Head = {
 export type Upload = {
   id: string;
   attempt: number;
-  /** `aborting`: given up, but R2 may still have something of it. */
+  /** `aborting`: given up, or not needed any more, but R2 may still have something of it. */
   state: "open" | "complete" | "aborting" | "aborted";
   row: StoredArtifact;
   uploadId: string | null;

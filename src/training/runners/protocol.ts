@@ -52,6 +52,8 @@ export const LimitsSchema = z.object({
   part_bytes: z.number().int().positive(),
   manifest_page_files: z.number().int().positive(),
   queued_jobs_per_project: z.number().int().positive(),
+  /** Epochs of a lineage whose checkpoints are kept beside the best and the last one. */
+  checkpoints_kept: z.number().int().positive(),
   infra_retries: z.number().int().min(0),
   user_retries: z.number().int().min(0),
 });
@@ -73,6 +75,7 @@ export const DEFAULT_LIMITS: z.infer<typeof LimitsSchema> = {
   part_bytes: 16 * MIB,
   manifest_page_files: 1_000,
   queued_jobs_per_project: 1_000,
+  checkpoints_kept: 3,
   infra_retries: 10,
   user_retries: 0,
 };
