@@ -32,7 +32,16 @@ export const MAX_IMAGE_BYTES = 16 * 1024 * 1024;
  */
 export const MAX_PIXELS: Record<ImageType, number> = { png: 4_000_000, jpeg: 5_000_000, webp: 5_000_000 };
 
+/** Pixels of an image that the Images binding makes smaller before it is decoded here. */
+export const MAX_SHRINKABLE_PIXELS = 50_000_000;
+
 export type ImageLimits = { bytes: number; pixels: Record<ImageType, number> };
+
+/** With the Images binding. */
+export const SHRINKABLE: ImageLimits = {
+  bytes: MAX_IMAGE_BYTES,
+  pixels: { png: MAX_SHRINKABLE_PIXELS, jpeg: MAX_SHRINKABLE_PIXELS, webp: MAX_SHRINKABLE_PIXELS },
+};
 
 /** A progressive JPEG may repaint the image in any number of scans, each as costly as decoding it once. Usual: about 10. */
 export const MAX_JPEG_SCANS = 100;

@@ -1,4 +1,5 @@
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import type { ImageHeader } from "./image-header.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { tensorLength } from "./preprocess.ts";
 
@@ -19,6 +20,31 @@ export const MAX_EXTERNAL_TOTAL_BYTES = 40_000_000;
 
 /** Float32 values of the input: 20 MB. */
 export const MAX_INPUT_VALUES = 5_000_000;
+
+/** Of the 128 MB of an isolate, what Wasm memories and one decoded image may take: the rest is code, heap and the request. */
+export const MEMORY_FOR_IMAGES_AND_MODELS = 104_000_000;
+
+/**
+ * What decoding takes, measured for images of 2 to 12 megapixels: Wasm memory of the codec, which also holds the pixels once
+ * (a progressive JPEG keeps all coefficients), or the inflated rows of a PNG; and the pixels themselves.
+ */
+function decodingBytes({ type, width, height }: Pick<ImageHeader, "type" | "width" | "height">): {
+  codec: number;
+  own: number;
+} {
+  const pixels = width * height;
+  return type === "png" ? { codec: 0, own: pixels * 8 } : { codec: 12_000_000 + pixels * 6, own: pixels * 4 };
+}
+
+/** Whether an image can be decoded beside what the two Wasm memories have taken already; they never shrink. */
+export function fitsBeside(
+  header: Pick<ImageHeader, "type" | "width" | "height">,
+  onnxBytes: number,
+  codecBytes: number,
+): boolean {
+  const { codec, own } = decodingBytes(header);
+  return onnxBytes + Math.max(codecBytes, codec) + own <= MEMORY_FOR_IMAGES_AND_MODELS;
+}
 
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 

@@ -3,17 +3,17 @@ import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import { Gate } from "./gate.ts";
-import { MAX_IMAGE_BYTES, readImageHeader } from "./image-header.ts";
-import { checkModelSize } from "./limits.ts";
+import { type ImageHeader, MAX_IMAGE_BYTES, readImageHeader, SHRINKABLE } from "./image-header.ts";
+import { checkModelSize, fitsBeside } from "./limits.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { checkModelFacts, readModelFacts } from "./model-file.ts";
 import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
 import { type NormalisedImage, normalisePixels } from "./normalise.ts";
 import type { OnnxModel } from "./onnx-runtime.ts";
 import { readAnswer } from "./postprocess.ts";
-import { imageToTensor, uprightSize } from "./preprocess.ts";
-import { planInput } from "./resample.ts";
+import { frameOf, imageToTensor, type Pixels } from "./preprocess.ts";
 import type { InferenceOptions, InferenceResult } from "./results.ts";
+import { MAX_SHRUNK_EDGE, shrinkImage } from "./shrink.ts";
 
 /** A file in the object store, and what it must be. */
 export type StoredFile = { key: string; sha256: string; sizeBytes: number };
@@ -43,6 +43,9 @@ export type InferFailure = Failure<
   "VALIDATION_ERROR" | "MODEL_MISSING" | "MODEL_NOT_USABLE" | "MODEL_TOO_LARGE" | "BUSY"
 >;
 
+/** A shrunk image keeps this many pixels a side for one of the model's, so that the model's own way of resizing still counts. */
+const SHRINK_TO = 2;
+
 /** Shared by all objects of the isolate, as its memory is. */
 const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_000 });
 const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES);
@@ -64,12 +67,12 @@ type Wasm = Awaited<ReturnType<typeof loadWasm>>;
  */
 export class ModelSession extends DurableObject<Env> {
   /**
-   * Runs one image through the model. Loads the model from the object store if it is not loaded, checks that it is the model that was
-   * asked for, decodes the image and runs it. A failed run releases the model; the next call loads it again.
+   * Runs one image through the model. Loads the model from the object store if it is not loaded, checks that it is the one
+   * that was asked for, decodes the image and runs it. A failed run releases the model; the next call loads it again.
    */
   async infer(request: InferRequest): Promise<Result<InferAnswer, InferFailure>> {
     const { manifest, model, external } = request;
-    const header = readImageHeader(request.image);
+    const header = readImageHeader(request.image, SHRINKABLE);
     if (!header.ok) return header;
     const size = checkModelSize(manifest, model.sizeBytes, external?.sizeBytes ?? 0);
     if (!size.ok) return size;
@@ -89,23 +92,26 @@ export class ModelSession extends DurableObject<Env> {
       if (!kept) await scheduler.wait(0);
       const loadMs = Date.now() - startedAt;
 
-      const pixels = await wasm.decodeImage(request.image, header.value);
-      if (!pixels.ok) return pixels;
-      const { orientation } = header.value;
-      const tensor = imageToTensor(pixels.value, manifest.input, orientation);
+      const edge = Math.max(manifest.input.width, manifest.input.height);
+      const decoded = await this.#decode(wasm, request.image, header.value, SHRINK_TO * edge);
+      if (!decoded.ok) return decoded;
+      const { pixels, orientation } = decoded.value;
+      const tensor = imageToTensor(pixels, manifest.input, orientation);
 
-      const outputs = await session.run(tensor, manifest);
+      let outputs = await session.run(tensor, manifest);
+      if (!outputs.ok && outputs.error.code === "MODEL_TOO_LARGE" && shelf.size > 1) {
+        // It may have been the memory of others that was missing: alone it gets another chance.
+        await shelf.clear();
+        const again = await this.#load(wasm, hash, model, external);
+        if (!again.ok) return again;
+        outputs = await again.value.run(tensor, manifest);
+      }
       if (!outputs.ok) {
-        const others = shelf.size > 1;
         await (outputs.error.code === "MODEL_TOO_LARGE" ? shelf.clear() : shelf.drop(hash));
-        // Beside others it may have been their memory that was missing: alone it gets another chance.
-        return others && outputs.error.code === "MODEL_TOO_LARGE"
-          ? fail("BUSY", "There was not enough memory for this model at the moment, try again")
-          : outputs;
+        return outputs;
       }
 
-      const shown = uprightSize(pixels.value, orientation);
-      const frame = { ...shown, placement: planInput(shown, manifest.input).placement };
+      const frame = frameOf(header.value, pixels, orientation, manifest.input);
       const result = readAnswer(outputs.value, manifest, frame, request.options);
       if (!result.ok) return result;
       return ok({
@@ -119,14 +125,38 @@ export class ModelSession extends DurableObject<Env> {
 
   /** The image upright, its longer side at most `maxEdge` pixels, as PNG: for a model that runs elsewhere. */
   async normalise(image: Uint8Array, maxEdge: number): Promise<Result<NormalisedImage, InferFailure>> {
-    const header = readImageHeader(image);
+    const header = readImageHeader(image, SHRINKABLE);
     if (!header.ok) return header;
     const turn = await gate.run(image.byteLength, async (): Promise<Result<NormalisedImage, InferFailure>> => {
-      const { decodeImage } = await loadWasm();
-      const pixels = await decodeImage(image, header.value);
-      return pixels.ok ? ok(normalisePixels(pixels.value, header.value.orientation, maxEdge)) : pixels;
+      const decoded = await this.#decode(await loadWasm(), image, header.value, SHRINK_TO * maxEdge);
+      return decoded.ok ? ok(normalisePixels(decoded.value.pixels, decoded.value.orientation, maxEdge)) : decoded;
     });
     return turn.ok ? turn.value : turn;
+  }
+
+  /**
+   * Pixels of an image and the orientation in which they lie. One that is too large to be decoded here, or beside what is in
+   * memory, comes back upright and smaller from the Images binding, where there is one.
+   * @param edge pixels that suffice for the longer side
+   */
+  async #decode(
+    wasm: Wasm,
+    image: Uint8Array,
+    header: ImageHeader,
+    edge: number,
+  ): Promise<Result<{ pixels: Pixels; orientation: number }, InferFailure>> {
+    const here = readImageHeader(image);
+    // Absent in a deployment that has none, whatever the generated type says.
+    const images = this.env.IMAGES as ImagesBinding | undefined;
+    if (images && (!here.ok || !fitsBeside(header, wasm.onnxMemoryBytes(), wasm.codecMemoryBytes()))) {
+      const shrunk = await shrinkImage(images, image, header, Math.min(edge, MAX_SHRUNK_EDGE));
+      if (!shrunk.ok) return shrunk;
+      const pixels = await wasm.decodeImage(shrunk.value.bytes, shrunk.value.header);
+      return pixels.ok ? ok({ pixels: pixels.value, orientation: 1 }) : pixels;
+    }
+    if (!here.ok) return here;
+    const pixels = await wasm.decodeImage(image, header);
+    return pixels.ok ? ok({ pixels: pixels.value, orientation: header.orientation }) : pixels;
   }
 
   async #load(

@@ -2,7 +2,7 @@ import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import { type Found, findObjects, type Tensor } from "./decode/boxes.ts";
 import { checkPrototypes, instanceMask, outline } from "./decode/masks.ts";
 import type { CheckpointManifest, YoloOutput } from "./manifest.ts";
-import type { Placement } from "./resample.ts";
+import type { Frame } from "./preprocess.ts";
 import type { Box, InferenceOptions, InferenceResult } from "./results.ts";
 
 /** From the numbers a model puts out to what the API answers. Pure. */
@@ -61,9 +61,6 @@ export const outputNames = ({ output }: Pick<CheckpointManifest, "output">): str
 
 /** A model's outputs by name. */
 export type Outputs = ReadonlyMap<string, Tensor>;
-
-/** Where the image lies in the input and how large it is when upright, in pixels. */
-export type Frame = { placement: Placement; width: number; height: number };
 
 /**
  * What the API answers, from the outputs of one run. Pixels are those of the upright image and lie within it.

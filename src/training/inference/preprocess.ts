@@ -1,5 +1,5 @@
 import type { ModelInput } from "./manifest.ts";
-import { planInput, type Tap } from "./resample.ts";
+import { type Placement, planInput, type Tap } from "./resample.ts";
 
 /**
  * From decoded pixels to the input tensor of a model. Pure, and the only implementation: the embedded trainer imports it,
@@ -143,6 +143,28 @@ export const uprightSize = (stored: { width: number; height: number }, orientati
   orientation >= 5 && orientation <= 8
     ? { width: stored.height, height: stored.width }
     : { width: stored.width, height: stored.height };
+
+/** Where the image lies in the input and how large it is when upright, in pixels. */
+export type Frame = { placement: Placement; width: number; height: number };
+
+/**
+ * Where an image lies in a model's input, in pixels of the file that was sent, upright.
+ * @param stored size of that file's pixels and their orientation
+ * @param pixels what was decoded: the same, or a smaller copy that is upright already (`orientation` 1)
+ */
+export function frameOf(
+  stored: { width: number; height: number; orientation: number },
+  pixels: { width: number; height: number },
+  orientation: number,
+  input: ModelInput,
+): Frame {
+  const sent = uprightSize(stored, stored.orientation);
+  const decoded = uprightSize(pixels, orientation);
+  const { placement } = planInput(decoded, input);
+  const scaleX = (placement.scaleX * decoded.width) / sent.width;
+  const scaleY = (placement.scaleY * decoded.height) / sent.height;
+  return { ...sent, placement: { ...placement, scaleX, scaleY } };
+}
 
 /**
  * Writes one image into a tensor in NCHW order: value = (pixel * scale - mean[channel]) / std[channel].

@@ -5,7 +5,7 @@ import type { OnnxEngine } from "./engines/onnx.ts";
 import type { AcceptedImage, PreparedModel } from "./engines/port.ts";
 import type { HostedEngine } from "./engines/workers-ai.ts";
 import { type FormImage, fileTooLarge, readInferenceForm } from "./form.ts";
-import { readImageHeader } from "./image-header.ts";
+import { readImageHeader, SHRINKABLE } from "./image-header.ts";
 import type { InferenceOptions } from "./results.ts";
 import { type Inference, type InferenceBatch, InferenceFieldsSchema } from "./schemas.ts";
 
@@ -17,7 +17,7 @@ const tenth = (ms: number): number => Math.round(Math.max(ms, 0) * 10) / 10;
 /** @throws VALIDATION_ERROR, field `file` */
 function accept({ bytes }: FormImage): AcceptedImage {
   if (bytes === null) throw fileTooLarge();
-  return { bytes, header: unwrap(readImageHeader(bytes)) };
+  return { bytes, header: unwrap(readImageHeader(bytes, SHRINKABLE)) };
 }
 
 async function look(model: PreparedModel, image: AcceptedImage, options: InferenceOptions): Promise<Inference> {

@@ -6,6 +6,7 @@ import type { CheckpointManifest } from "../../../src/training/inference/manifes
 import fixtureData from "../../data/inference/yolo.json" with { type: "json" };
 import { type FixtureName, imageFixture } from "../../support/images/fixtures.ts";
 import { onnxModel } from "../../support/onnx-builder.ts";
+import { pngHeaderOnly } from "../../support/png-writer.ts";
 import { type YoloFixtures, yoloManifest } from "../../support/yolo.ts";
 
 const fixtures = fixtureData as unknown as YoloFixtures; // JSON has no tuples and no literal types
@@ -185,5 +186,64 @@ describe("ModelSession: pixels of the answer", () => {
     expect(await boxOf("rgb.png", [24, 24, 24, 24], { resize: "stretch" })).toEqual([6, 4, 18, 12]);
     // Cut: 16 x 16 of 24 x 16 are seen, three pixels for one.
     expect(await boxOf("rgb.png", [24, 24, 48, 48], { resize: "crop" })).toEqual([4, 0, 20, 16]);
+  });
+});
+
+describe("ModelSession: images too large to be decoded here", () => {
+  const base = yoloManifest(fixtures, "tiny-detect");
+  const manifest: CheckpointManifest = {
+    ...base,
+    labels: ["thing"],
+    input: { ...base.input, width: SIDE, height: SIDE },
+  };
+  const look = (image: Uint8Array) => infer(constantDetector([24, 24, 48, 32, 0.9]), manifest, image);
+
+  /** A picture enlarged by the binding, as JPEG. */
+  const enlarged = async (width: number, height: number): Promise<Uint8Array<ArrayBuffer>> => {
+    const output = await env.IMAGES.input(new Blob([imageFixture("rgb.png")]).stream())
+      .transform({ width, height, fit: "squeeze" })
+      .output({ format: "image/jpeg" });
+    return new Uint8Array(await output.response().arrayBuffer());
+  };
+  /** The same file, to be shown a quarter turn clockwise. */
+  const turned = (jpeg: Uint8Array<ArrayBuffer>) => {
+    const exif = Uint8Array.of(
+      ...[0xff, 0xe1, 0, 34, ...new TextEncoder().encode("Exif\0\0"), 0x4d, 0x4d, 0, 42, 0, 0, 0, 8, 0, 1],
+      ...[0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0],
+    );
+    const start = jpeg.subarray(0, 2);
+    return new Uint8Array([...start, ...exif, ...jpeg.subarray(2)]);
+  };
+
+  it("are made smaller, and answered in their own pixels", async ({ expect }) => {
+    const jpeg = await enlarged(4200, 2800);
+    const answer = await look(jpeg);
+    if (!answer.ok || answer.value.result.task_type !== "object_detection") throw new Error(JSON.stringify(answer));
+    const [box] = answer.value.result.predicted_boxes;
+    expect([box?.x1, box?.y1, box?.x2, box?.y2]).toEqual([0, 0, 4200, 2800]);
+
+    const upright = await look(turned(jpeg));
+    if (!upright.ok || upright.value.result.task_type !== "object_detection") throw new Error(JSON.stringify(upright));
+    // Shown as 2800 x 4200: the box covers the full width of the input and 32 of 48 rows.
+    const [tall] = upright.value.result.predicted_boxes;
+    expect([tall?.x1, tall?.y1, tall?.x2, tall?.y2]).toEqual([0, 700, 2800, 3500]);
+  });
+
+  it("see the colours that a small picture has", async ({ expect }) => {
+    const answers = [];
+    for (const image of [await enlarged(3600, 2400), imageFixture("baseline.jpg")]) {
+      const answer = await infer(exported("tiny-detect"), base, image, { confidenceThreshold: 0.5 });
+      if (!answer.ok || answer.value.result.task_type !== "object_detection") throw new Error(JSON.stringify(answer));
+      answers.push(answer.value.result.predictions[0]);
+    }
+    expect(answers[0]?.label).toBe(answers[1]?.label);
+    expect(Math.abs(Number(answers[0]?.confidence) - Number(answers[1]?.confidence))).toBeLessThan(0.1);
+  });
+
+  it.for<[string, Uint8Array]>([
+    ["a header without a picture", pngHeaderOnly(6000, 6000)],
+    ["more than 50 megapixels", pngHeaderOnly(8000, 6251)],
+  ])("are refused: %s", async ([_, image], { expect }) => {
+    expect(await look(image)).toMatchObject({ ok: false, error: { code: "VALIDATION_ERROR", field: "file" } });
   });
 });
