@@ -42,9 +42,6 @@ const D1_RETRY_CAP_MS = 60_000;
 /** When leftovers of a given-up upload are removed again after R2 failed. */
 const CLEAN_UP_RETRY_MS = 60_000;
 
-/** How long after an attempt's end its log is put away; also when that is tried again after it failed. */
-const ARCHIVE_MS = 60_000;
-
 export const POOL_NAME = "default";
 
 /** Proof of a job token: its signature was checked, its fence is checked here. */
