@@ -70,6 +70,13 @@ LabelOption = Annotated[list[str] | None, typer.Option("--label", help="NAME=VAL
 TrainerOption = Annotated[
     list[str] | None, typer.Option("--trainer", help="FRAMEWORK=MODULE: a trainer of your own; may be repeated.")
 ]
+ExecOption = Annotated[
+    str | None,
+    typer.Option("--exec", help="Train with this command, e.g. 'python train.py', in place of the package's trainers."),
+]
+FrameworkOption = Annotated[
+    list[str] | None, typer.Option("--framework", help="Take jobs of this framework only; may be repeated.")
+]
 InsecureOption = Annotated[bool, typer.Option("--insecure-http", help="Allow http:// to another machine.")]
 
 
@@ -134,6 +141,8 @@ def settings_of(
     gpus: str | None,
     labels: list[str] | None,
     trainers: list[str] | None,
+    command: str | None,
+    frameworks: list[str] | None,
     insecure_http: bool,
     once: bool = False,
     cache_mb: int = DEFAULT_CACHE_MB,
@@ -146,7 +155,7 @@ def settings_of(
         if len(known) != 1:
             raise UsageError("--url is needed" if not known else f"--url is needed, one of {', '.join(known)}")
         url, insecure_http = known[0], True
-    found = read_trainers(trainers or [])
+    found = read_trainers(trainers or [], command, frameworks)
     if not found:
         raise UsageError("neither timm nor ultralytics is installed: pip install 'cultivar-runner[timm,ultralytics]'")
     return Settings(
@@ -192,6 +201,8 @@ def register_command(
     gpus: GpusOption = None,
     label: LabelOption = None,
     trainer: TrainerOption = None,
+    exec_command: ExecOption = None,
+    framework: FrameworkOption = None,
     insecure_http: InsecureOption = False,
 ) -> None:
     """Make this machine a runner of a server. Again: the same runner with a new token."""
@@ -204,6 +215,8 @@ def register_command(
             gpus=gpus,
             labels=label,
             trainers=trainer,
+            command=exec_command,
+            frameworks=framework,
             insecure_http=insecure_http,
         )
         given = read_token(token, token_stdin)
@@ -237,6 +250,8 @@ def run_command(
     gpus: GpusOption = None,
     label: LabelOption = None,
     trainer: TrainerOption = None,
+    exec_command: ExecOption = None,
+    framework: FrameworkOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after one job.")] = False,
     cache_mb: Annotated[int, typer.Option("--cache-mb", min=1, help="Limit of the dataset cache.")] = DEFAULT_CACHE_MB,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Default: in the state folder.")] = None,
@@ -256,6 +271,8 @@ def run_command(
             gpus=gpus,
             labels=label,
             trainers=trainer,
+            command=exec_command,
+            frameworks=framework,
             insecure_http=insecure_http,
             once=once,
             cache_mb=cache_mb,

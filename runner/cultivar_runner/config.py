@@ -16,6 +16,8 @@ MIB = 1024 * 1024
 DEFAULT_CACHE_MB = 100_000
 # Trainers that come with the package, and the library that each needs.
 FRAMEWORKS = {"timm": "timm", "ultralytics": "ultralytics"}
+# Runs a command that knows nothing of this package.
+EXEC_MODULE = "cultivar_runner.legacy"
 LABEL = re.compile(r"([\w.-]{1,100})=(.{0,200})")
 TRAINER = re.compile(r"([\w.-]{1,50})=([\w.]+)")
 
@@ -86,11 +88,25 @@ def read_gpus(text: str | None) -> list[str] | None:
     return gpus
 
 
-def read_trainers(given: list[str]) -> dict[str, TrainerEntry]:
-    """Trainers of this machine: those whose library is installed, and those of the command line."""
-    trainers = {
-        name: TrainerEntry() for name, library in FRAMEWORKS.items() if importlib.util.find_spec(library) is not None
-    }
+def read_trainers(
+    given: list[str], command: str | None = None, frameworks: list[str] | None = None
+) -> dict[str, TrainerEntry]:
+    """Trainers of this machine: those whose library is installed, and those of the command line.
+
+    With a `command` it trains the jobs of `frameworks` (all of the platform's unless told) instead, without a library.
+    """
+    for name in frameworks or []:
+        if not re.fullmatch(r"[\w.-]{1,50}", name):
+            raise UsageError(f"--framework {name} is no name")
+    if command is not None:
+        entry = TrainerEntry(module=EXEC_MODULE, options={"command": command})
+        trainers = dict.fromkeys(frameworks or FRAMEWORKS, entry)
+    else:
+        trainers = {
+            name: TrainerEntry()
+            for name, library in FRAMEWORKS.items()
+            if importlib.util.find_spec(library) is not None and name in (frameworks or FRAMEWORKS)
+        }
     for text in given:
         match = TRAINER.fullmatch(text)
         if match is None:

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,16 @@ def divide(devices: Sequence[str], slots: int) -> list[list[str]]:
     if not devices:
         return [[] for _ in range(slots)]
     return [list(devices[slot::slots]) or [devices[slot % len(devices)]] for slot in range(slots)]
+
+
+# The names that the embedded runner's system uses for the same.
+ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
+
+
+def machine_labels() -> dict[str, str]:
+    """Labels that say what machine this is; a job may ask for them."""
+    machine = platform.machine().lower()
+    return {"platform": sys.platform, "arch": ARCHITECTURES.get(machine, machine)}
 
 
 def describe_system() -> str:

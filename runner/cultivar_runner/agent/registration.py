@@ -13,7 +13,7 @@ from .. import __version__
 from ..wire import Gpu, RegisterAnswer, RegisterRequest, RegistrationToken, Timers
 from .api import ApiError, Client, Retry, retrying
 from .files import read_json, write_atomically
-from .machine import GpuInfo, describe_system
+from .machine import GpuInfo, describe_system, machine_labels
 
 CREDENTIALS_FILE = "credentials.json"
 MACHINE_FILE = "machine.json"
@@ -84,7 +84,7 @@ async def register(registration: Registration) -> Runner:
         os=describe_system(),
         gpus=[Gpu(model=gpu.model, vram_mb=gpu.vram_mb) for gpu in registration.gpus],
         frameworks=list(registration.frameworks),
-        labels=dict(registration.labels),
+        labels={**machine_labels(), **registration.labels},
         slots=registration.slots,
         version=__version__,
         protocol=1,

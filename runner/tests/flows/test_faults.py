@@ -128,7 +128,7 @@ def test_a_job_that_was_taken_away_meanwhile_is_killed(server: FlowServer, user:
     line = BadLine(server.url)
     try:
         runner = behind(line, start_runner)
-        job_id = create(user, epochs=5_000, seed=scripted.HAS_CHILDREN)
+        job_id = create(user, epochs=1_000, seed=scripted.HAS_CHILDREN)
         user.start(job_id)
         user.until(job_id, lambda job: job["current_epoch"] >= 2)
         pid = trainer_pid(runner)
@@ -149,7 +149,7 @@ def test_a_job_that_was_taken_away_meanwhile_is_killed(server: FlowServer, user:
 
 def test_a_quit_ends_at_once_and_the_job_is_queued_again(server: FlowServer, user: User, start_runner: Start) -> None:
     runner = scripted_runner(start_runner, server)
-    job_id = create(user, epochs=5_000)
+    job_id = create(user, epochs=1_000)
     user.start(job_id)
     user.until(job_id, lambda job: job["current_epoch"] >= 2)
     pid = trainer_pid(runner)

@@ -35,7 +35,8 @@ def test_registering_keeps_the_machine_and_hides_the_token(serve: Serve, tmp_pat
         assert "registered at" in result.output and "cvrun_" not in result.output
     first, second = (call.json for call in server.calls)
     assert first == second
-    assert (first["name"], first["labels"], first["protocol"], first["slots"]) == ("box", {"room": "1"}, 1, 1)
+    assert (first["name"], first["labels"]["room"], first["protocol"], first["slots"]) == ("box", "1", 1, 1)
+    assert set(first["labels"]) == {"platform", "arch", "room"}
     assert "timm" in first["frameworks"]
     saved = json.loads((tmp_path / "credentials.json").read_text())
     assert list(saved["servers"]) == [server.url]

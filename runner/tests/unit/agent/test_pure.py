@@ -16,7 +16,7 @@ from cultivar_runner.agent.outbox.batch import Cursor, advance, next_batch
 from cultivar_runner.agent.outbox.frame import encode_record, scan_records
 from cultivar_runner.agent.report import PAGE_IMAGES, TrainerEnd, ending_of, events_of, last_event
 from cultivar_runner.agent.uploads import StoredFile, resolved_manifest
-from cultivar_runner.config import UsageError, checked_url, read_gpus, read_labels, read_trainers
+from cultivar_runner.config import EXEC_MODULE, UsageError, checked_url, read_gpus, read_labels, read_trainers
 from cultivar_runner.trainer.messages import Epoch, Finished, Started, Validation
 from cultivar_runner.wire import File
 
@@ -294,3 +294,14 @@ def test_devices_labels_and_trainers_of_the_command_line() -> None:
     assert read_trainers(["mine=my.module"])["mine"].module == "my.module"
     with pytest.raises(UsageError):
         read_trainers(["mine"])
+
+
+def test_a_command_takes_the_place_of_the_packages_trainers() -> None:
+    trainers = read_trainers([], "python train.py")
+    assert sorted(trainers) == ["timm", "ultralytics"]
+    assert trainers["timm"].module == EXEC_MODULE
+    assert trainers["timm"].options == {"command": "python train.py"}
+    assert list(read_trainers([], "x", ["other"])) == ["other"]
+    assert "timm" not in read_trainers([], None, ["ultralytics"])
+    with pytest.raises(UsageError):
+        read_trainers([], "x", ["no name"])
