@@ -122,13 +122,17 @@ export async function dataset(
 }
 
 /** A job in the owner's default project, pending. */
-export async function job(owner: Person, options: { config?: Json; projectId?: number } = {}): Promise<number> {
+export async function job(
+  owner: Person,
+  options: { config?: Json; projectId?: number; input?: Json } = {},
+): Promise<number> {
   const datasetId = await dataset(owner, { projectId: options.projectId });
   const created = await call<{ id: number }>("POST", "/api/v1/training/jobs", {
     token: owner.token,
     body: {
       project_id: options.projectId ?? owner.projectId,
       experiment_name: "test",
+      ...options.input,
       config: {
         framework: "embedded",
         model_name: "cnn_small",
@@ -146,7 +150,9 @@ export async function job(owner: Person, options: { config?: Json; projectId?: n
 export type TestRunner = { id: string; token: string; instanceId: string };
 
 /** A registered runner. */
-export async function runner(options: { frameworks?: string[]; machineId?: string } = {}): Promise<TestRunner> {
+export async function runner(
+  options: { frameworks?: string[]; machineId?: string; description?: Json } = {},
+): Promise<TestRunner> {
   const token = newToken("cvreg");
   await db.insert(registrationTokens).values({
     tokenHash: await sha256Hex(token),
@@ -164,6 +170,7 @@ export async function runner(options: { frameworks?: string[]; machineId?: strin
       frameworks: options.frameworks ?? ["embedded"],
       slots: 1,
       protocol: 1,
+      ...options.description,
     },
   });
   if (answer.status !== 201) throw new Error(`runner not registered: ${JSON.stringify(answer.body)}`);

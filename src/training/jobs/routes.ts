@@ -92,10 +92,11 @@ const update = createRoute({
   path: "/training/jobs/{job_id}",
   operationId: "updateJob",
   tags,
-  summary: "Change a job's name, tags or notes",
+  summary: "Change a job's name, tags, notes or scheduling",
+  description: "The scheduling of a job that a runner has stays as it is: 409 then, and nothing is changed.",
   security,
   request: { params, body: jsonBody(UpdateJobSchema) },
-  responses: { 200: jsonContent(JobSchema, "The job"), ...problems(403, 404) },
+  responses: { 200: jsonContent(JobSchema, "The job"), ...problems(403, 404, 409) },
 });
 
 const remove = createRoute({
