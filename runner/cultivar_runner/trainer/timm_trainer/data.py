@@ -232,7 +232,7 @@ class ImageSet(Dataset[tuple[Tensor, int, int] | None]):
         pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = pixels[:, :, None]
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), sample.label, position
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), sample.label, position
 
 
 @dataclass

@@ -10,6 +10,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..channel import CHANNEL_VARIABLE, TrainerError
+from ..channel import CHANNEL_VARIABLE
 from ..messages import TrainerJob
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class Processes:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     peers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def leads(self) -> bool:
@@ -79,14 +82,9 @@ class Processes:
         dist.all_gather_object(box, value, group=self._plain())
         return box
 
-    def check(self) -> None:
-        """Raises when another process has died: nobody would ever answer."""
-        for peer in self.peers:
-            if peer.poll() not in (None, 0):
-                raise TrainerError(f"a training process ended with exit code {peer.returncode}")
-
     def close(self, *, failed: bool) -> None:
         """Leaves the group; after a failure the others are ended, for they wait for an answer that will not come."""
+        self.closing.set()
         if failed:
             for peer in self.peers:
                 peer.kill()
@@ -128,6 +126,7 @@ def start(job: TrainerJob, wanted: int) -> Processes:
     if world == 1:
         return Processes(device=device)
     peers: list[subprocess.Popen[bytes]] = []
+    closing = threading.Event()
     if "RANK" not in os.environ:
         # Bound as long as it takes to be read: the next free port of this machine.
         with socket.socket() as probe:
@@ -140,12 +139,28 @@ def start(job: TrainerJob, wanted: int) -> Processes:
         os.environ.update(group)
         command = [sys.executable, "-m", _MODULE, str(job_file)]
         peers = [_peer(command, group, rank) for rank in range(1, world)]
+        threading.Thread(target=_watch, args=(peers, closing), name="peers", daemon=True).start()
     try:
         dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=_PATIENCE)
     except Exception:
-        Processes(peers=peers).close(failed=True)
+        Processes(peers=peers, closing=closing).close(failed=True)
         raise
-    return Processes(rank, world, device, peers)
+    return Processes(rank, world, device, peers, closing)
+
+
+def _watch(peers: list[subprocess.Popen[bytes]], closing: threading.Event) -> None:
+    """Ends this process when one of the others has died: it would wait for hours for an answer that will not come."""
+    left = list(peers)
+    while left and not closing.is_set():
+        for peer in left:
+            if peer.poll() not in (None, 0) and not closing.is_set():
+                print(f"a training process ended with exit code {peer.returncode}", file=sys.stderr, flush=True)
+                for other in peers:
+                    other.kill()
+                # No exception reaches a thread that waits inside the library.
+                os._exit(1)
+        left = [peer for peer in left if peer.returncode is None]
+        time.sleep(0.5)
 
 
 def _peer(command: Sequence[str], group: dict[str, str], rank: int) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ count as PyTorch's schedulers of those names do, after the warm-up.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def _timm_scheduler(optimizer: torch.optim.Optimizer, config: Scheduler) -> Any:
             t_initial=config.T_0,
             lr_min=config.eta_min,
             cycle_mul=config.T_mult,
-            cycle_limit=0,
+            cycle_limit=sys.maxsize,
             **warmup,
         )
     return None

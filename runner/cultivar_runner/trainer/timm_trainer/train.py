@@ -172,7 +172,6 @@ class Run:
         if self._progress.batch == 0 and self._stops_early():
             return "done"
         while self._progress.epoch < self._settings.epochs:
-            self._processes.check()
             reason = self._epoch()
             if reason is not None:
                 return reason

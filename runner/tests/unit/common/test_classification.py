@@ -174,7 +174,7 @@ class TestDice:
 @pytest.mark.parametrize("dataset_format", ["yolo", "coco", "pascal_voc"])
 def test_formats_of_objects_are_refused_by_name(tmp_path: Path, dataset_format: str) -> None:
     put(tmp_path, "images/1.png")
-    with pytest.raises(InvalidConfig, match="^dataset_format"):
+    with pytest.raises(InvalidConfig, match=r"^dataset_format"):
         read_classification(tmp_path, dataset_format)
 
 

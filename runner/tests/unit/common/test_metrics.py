@@ -56,7 +56,7 @@ def test_roc_auc_is_the_share_of_pairs_in_the_right_order() -> None:
     areas, weights = [], []
     for c in range(3):
         positive, negative = probabilities[true_ids == c, c], probabilities[true_ids != c, c]
-        areas.append(((positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2))
+        areas.append((positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2)
         weights.append(len(positive))
     assert roc_auc(probabilities, true_ids) == pytest.approx(np.average(areas, weights=weights))
     assert roc_auc(probabilities, np.zeros(40, np.int64)) is None
