@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks and tests of the Python runner on a machine that has only Python and the installed npm packages.
-# Makes runner/.venv. Argument: file for the JUnit report.
+# Makes runner/.venv. Arguments: file for the JUnit report, then what pytest should be told.
 set -euo pipefail
 report=$(realpath -m "${1:-pytest.xml}")
+shift || true
 cd "$(dirname "$0")"
 export CI=true
 
@@ -32,5 +33,5 @@ check() {
 check "$bin/ruff" format --check .
 check "$bin/ruff" check .
 check "$bin/mypy"
-check "$bin/pytest" -q --durations=10 --junitxml="$report"
+check "$bin/pytest" -q --durations=10 --junitxml="$report" "$@"
 exit "$failed"

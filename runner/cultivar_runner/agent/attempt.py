@@ -8,6 +8,7 @@ import os
 import secrets as random_secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ FETCH_PATIENCE_S = 15 * 60.0
 # Of the time that the server grants after a stop, the share for uploads; the rest is for logs and the last event.
 SHARE_FOR_UPLOADS = 0.7
 SHARE_FOR_LOGS = 0.2
+# A long download says how far it is.
+TELL_EVERY_S = 10.0
 # What the runner was given and no trainer has to know.
 PRIVATE_VARIABLES = ("CULTIVAR_TOKEN", "CULTIVAR_PASSWORD")
 
@@ -97,6 +100,8 @@ class Attempt:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stage = "dataset"
         self._epoch: int | None = None
+        self._files: int | None = None
+        self._told_at = time.monotonic()
         self._total_epochs: int | None = None
 
     @property
@@ -168,8 +173,19 @@ class Attempt:
         self._deps.log(f"{self.name}: {line}")
 
     def _progress(self) -> dict[str, Any]:
-        known = {"stage": self._stage, "epoch": self._epoch, "total_epochs": self._total_epochs}
+        known: dict[str, Any] = {
+            "stage": self._stage,
+            "files": self._files,
+            "epoch": self._epoch,
+            "total_epochs": self._total_epochs,
+        }
         return {key: value for key, value in known.items() if value is not None}
+
+    def _follow_dataset(self, done: int, total: int) -> None:
+        self._files = done
+        if time.monotonic() - self._told_at >= TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            self._log(f"dataset: {done} of {total} files are here")
 
     def _stop(self, grace_s: float) -> None:
         self._log("the server wants it stopped")
@@ -269,6 +285,7 @@ class Attempt:
             cache=self._deps.cache,
             data_dir=data_dir,
             retry=link.retry.within(FETCH_PATIENCE_S),
+            on_progress=self._follow_dataset,
         )
         line = (
             f"dataset: {summary.files} files, {summary.size_bytes} bytes, "

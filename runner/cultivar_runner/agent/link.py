@@ -254,7 +254,8 @@ class Link:
             try:
                 await loop()
             except Exception as error:
-                if ends_the_attempt(error) or (isinstance(error, ApiError) and name == "heartbeat"):
+                unknown = isinstance(error, ApiError) and error.status == 404 and name == "heartbeat"
+                if ends_the_attempt(error) or unknown:
                     self.gone.set(LeaseLost(error_text(error)))
                 else:
                     self._log(f"{name}: {error_text(error)}")

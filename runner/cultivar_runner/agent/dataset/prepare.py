@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -38,14 +38,22 @@ class DatasetSummary:
 
 
 async def prepare_dataset(
-    *, client: Client, job_id: int, token: str, cache: ContentCache, data_dir: Path, retry: Retry
+    *,
+    client: Client,
+    job_id: int,
+    token: str,
+    cache: ContentCache,
+    data_dir: Path,
+    retry: Retry,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DatasetSummary:
     """Pages through the manifest, checks every name, fetches what the cache does not have, links files to their names.
 
-    Raises DatasetUnavailable, or the server's error when it ends the attempt.
+    on_progress: contents that are here, and how many there are. Raises DatasetUnavailable, or the server's error when
+    it ends the attempt.
     """
     try:
-        return await _prepare(client, job_id, token, cache, data_dir, retry)
+        return await _prepare(client, job_id, token, cache, data_dir, retry, on_progress)
     except (ApiError, TransportError, HashMismatch, OSError) as error:
         if ends_the_attempt(error):
             raise
@@ -54,7 +62,13 @@ async def prepare_dataset(
 
 
 async def _prepare(
-    client: Client, job_id: int, token: str, cache: ContentCache, data_dir: Path, retry: Retry
+    client: Client,
+    job_id: int,
+    token: str,
+    cache: ContentCache,
+    data_dir: Path,
+    retry: Retry,
+    on_progress: Callable[[int, int], None],
 ) -> DatasetSummary:
     base = f"/api/v1/internal/jobs/{job_id}/dataset"
     files = await _read_manifest(client, base, token, retry)
@@ -69,10 +83,10 @@ async def _prepare(
         names_of[file.sha256].append(file.path)
     folders = _Folders(data_dir)
     queue = list(reversed(contents))
-    fetched_bytes = 0
+    fetched_bytes = done = 0
 
     async def worker() -> None:
-        nonlocal fetched_bytes
+        nonlocal fetched_bytes, done
         while queue:
             file = queue.pop()
             fetched = await cache.fill(
@@ -87,6 +101,8 @@ async def _prepare(
             fetched_bytes += fetched
             for name in names_of[file.sha256]:
                 cache.place(file.sha256, folders.target_of(name))
+            done += 1
+            on_progress(done, len(contents))
 
     try:
         # The first failure stops the others: they would go on for nothing.
