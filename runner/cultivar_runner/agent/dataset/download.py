@@ -59,13 +59,13 @@ async def download(request: Download) -> int:
 
     Raises HashMismatch, OSError of this disk, and what `retrying` raises.
     """
-    received = 0
+    traffic = _Traffic()
     for fetch in range(1, MAX_FETCHES + 1):
+        found: str | None = None
         if request.size >= request.segmented_from_bytes:
-            fetched, found = await _fetch_segments(request), None
+            await _fetch_segments(request, traffic)
         else:
-            fetched, found = await _fetch_whole(request)
-        received += fetched
+            found = await _fetch_whole(request, traffic)
         if found is None:
             found, _ = await asyncio.to_thread(hash_file, request.partial)
         if found == request.sha256:
@@ -75,7 +75,14 @@ async def download(request: Download) -> int:
             raise HashMismatch(f"{request.path} has the hash {found}, not {request.sha256}")
     request.partial.replace(request.target)
     request.progress.unlink(missing_ok=True)
-    return received
+    return traffic.size_bytes
+
+
+@dataclass
+class _Traffic:
+    """What came over the network, tries that broke off included."""
+
+    size_bytes: int = 0
 
 
 def _forget(request: Download) -> None:
@@ -83,28 +90,19 @@ def _forget(request: Download) -> None:
     request.progress.unlink(missing_ok=True)
 
 
-async def _fetch_whole(request: Download) -> tuple[int, str | None]:
-    """One stream, with as many requests as it takes."""
-    received = 0
-    sha256: str | None = None
-
-    async def fetch_rest() -> None:
-        nonlocal received, sha256
-        count, sha256 = await _fetch_rest(request)
-        received += count
-
-    await retrying(fetch_rest, request.retry)
-    return received, sha256
+async def _fetch_whole(request: Download, traffic: _Traffic) -> str | None:
+    """One stream, with as many requests as it takes; the hash where all of it came in one."""
+    return await retrying(lambda: _fetch_rest(request, traffic), request.retry)
 
 
-async def _fetch_rest(request: Download) -> tuple[int, str | None]:
+async def _fetch_rest(request: Download, traffic: _Traffic) -> str | None:
     """One request for what is missing; the hash where all of it passed through here. Fails unless it is complete."""
     have = request.partial.stat().st_size if request.partial.exists() else 0
     if have > request.size:
         _forget(request)
         have = 0
     if have == request.size and request.size > 0:
-        return 0, None
+        return None
     headers = {"range": f"bytes={have}-", "if-range": f'"{request.sha256}"'} if have else {}
     async with request.client.stream(request.path, token=request.token, headers=headers, idle_s=IDLE_S) as response:
         if response.status_code != 206:
@@ -114,6 +112,7 @@ async def _fetch_rest(request: Download) -> tuple[int, str | None]:
         with request.partial.open("ab" if have else "wb") as file:
             async for data in response.aiter_raw():
                 received += len(data)
+                traffic.size_bytes += len(data)
                 if have + received > request.size:
                     raise TransportError(f"{request.path}: more than {request.size} bytes")
                 digest.update(data)
@@ -123,15 +122,14 @@ async def _fetch_rest(request: Download) -> tuple[int, str | None]:
                 await asyncio.to_thread(os.fdatasync, file.fileno())
     if have + received < request.size:
         raise TransportError(f"{request.path}: cut after {have + received} of {request.size} bytes")
-    return received, digest.hexdigest() if have == 0 else None
+    return digest.hexdigest() if have == 0 else None
 
 
-async def _fetch_segments(request: Download) -> int:
+async def _fetch_segments(request: Download, traffic: _Traffic) -> None:
     """Several ranges at once, each with its own tries."""
     segments = _known_segments(request)
     handle = os.open(request.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     noting = asyncio.Lock()
-    received = 0
 
     async def note(index: int, done: int) -> None:
         async with noting:
@@ -142,12 +140,10 @@ async def _fetch_segments(request: Download) -> int:
             await asyncio.to_thread(write_atomically, request.progress, text)
 
     async def fetch(index: int) -> None:
-        async def once() -> None:
-            nonlocal received
-            fetched = await _fetch_segment(request, handle, segments[index], lambda done: note(index, done))
-            received += fetched
-
-        await retrying(once, request.retry)
+        await retrying(
+            lambda: _fetch_segment(request, handle, segments[index], lambda done: note(index, done), traffic),
+            request.retry,
+        )
 
     try:
         os.ftruncate(handle, request.size)
@@ -158,15 +154,14 @@ async def _fetch_segments(request: Download) -> int:
         raise failures.exceptions[0] from None
     finally:
         os.close(handle)
-    return received
 
 
 async def _fetch_segment(
-    request: Download, handle: int, segment: Segment, note: Callable[[int], Awaitable[None]]
-) -> int:
+    request: Download, handle: int, segment: Segment, note: Callable[[int], Awaitable[None]], traffic: _Traffic
+) -> None:
     at = segment.start + segment.done
     if at == segment.end:
-        return 0
+        return
     headers = {"range": f"bytes={at}-{segment.end - 1}", "if-range": f'"{request.sha256}"'}
     begun = noted = at
     try:
@@ -178,6 +173,7 @@ async def _fetch_segment(
                     raise TransportError(f"{request.path}: more than was asked for")
                 os.pwrite(handle, data, at)
                 at += len(data)
+                traffic.size_bytes += len(data)
                 if at - noted >= NOTE_EVERY_BYTES:
                     await note(at - segment.start)
                     noted = at
@@ -186,7 +182,6 @@ async def _fetch_segment(
             await note(at - segment.start)
     if at < segment.end:
         raise TransportError(f"{request.path}: cut after {at - begun} of {segment.end - begun} bytes")
-    return at - begun
 
 
 def _known_segments(request: Download) -> list[Segment]:
