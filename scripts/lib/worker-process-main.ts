@@ -1,7 +1,7 @@
 /** The child of `worker-process.ts`: serves the production bundle until it is killed. */
 import { z } from "zod";
 import { startBenchServer } from "../bench/server.ts";
-import { READY, type WorkerProcessOptions } from "./worker-process.ts";
+import { type ExecuteOrder, READY, type WorkerProcessOptions } from "./worker-process.ts";
 
 const CRON_MS = 60_000;
 
@@ -18,6 +18,20 @@ const { folder, port, settings, statements, isRestart }: WorkerProcessOptions = 
 );
 const server = await startBenchServer(folder, settings, { port, isRestart });
 if (!isRestart && statements.length > 0) await server.db.batch(statements.map((text) => server.db.prepare(text)));
+
+const OrderSchema = z.object({ sql: z.string(), values: z.array(z.union([z.string(), z.number()])) });
+process.on("message", async (message) => {
+  try {
+    const { sql, values }: ExecuteOrder = OrderSchema.parse(message);
+    await server.db
+      .prepare(sql)
+      .bind(...values)
+      .run();
+    process.send?.(null);
+  } catch (error) {
+    process.send?.(String(error));
+  }
+});
 console.log(READY);
 setInterval(() => {
   // Deployed, the platform does this.

@@ -11,6 +11,8 @@ export type WorkerProcess = {
   kill(): Promise<void>;
   /** Serves the same storage on the same port again. */
   start(): Promise<void>;
+  /** Runs a statement on its database, past the API. @throws what the database says */
+  execute(sql: string, ...values: (string | number)[]): Promise<void>;
   /** What it said last. */
   output(): string;
   /** Ends it; the folder is the caller's. */
@@ -28,6 +30,9 @@ export type WorkerProcessOptions = {
   statements: string[];
   isRestart: boolean;
 };
+
+/** What the child is asked to run; it answers with null or with what went wrong. One at a time. */
+export type ExecuteOrder = { sql: string; values: (string | number)[] };
 
 const ENTRY = join(import.meta.dirname, "worker-process-main.ts");
 /** The child's word that everything is there. */
@@ -55,16 +60,16 @@ export async function startWorkerProcess(
     const options: WorkerProcessOptions = { folder, port, settings, statements, isRestart };
     const started = spawn(process.execPath, [ENTRY, JSON.stringify(options)], {
       detached: true,
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
     });
     child = started;
     for (const stream of [started.stdout, started.stderr]) {
-      stream.on("data", (chunk) => {
+      stream?.on("data", (chunk) => {
         output = (output + String(chunk)).slice(-MAX_OUTPUT);
       });
     }
     const ready = new Promise<void>((resolve) => {
-      started.stdout.on("data", (chunk) => {
+      started.stdout?.on("data", (chunk) => {
         if (String(chunk).includes(READY)) resolve();
       });
       started.once("close", () => resolve());
@@ -86,11 +91,20 @@ export async function startWorkerProcess(
     process.kill(-killed.pid, "SIGKILL");
     await closed;
   };
+  const execute = async (sql: string, ...values: (string | number)[]) => {
+    if (child === null) throw new Error("the server is not running");
+    const answered = once(child, "message");
+    const order: ExecuteOrder = { sql, values };
+    child.send(order);
+    const [problem] = await answered;
+    if (typeof problem === "string") throw new Error(problem);
+  };
   await start();
   return {
     url,
     kill,
     start,
+    execute,
     output: () => output,
     dispose: async () => {
       process.off("exit", last);
