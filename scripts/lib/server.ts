@@ -16,7 +16,7 @@ export const freePort = (): Promise<number> =>
   });
 
 /** Waits until the server answers its health route. @throws after `patienceMs`, or when `server` has ended before */
-export async function untilHealthy(url: string, server: ChildProcess, patienceMs = 60_000): Promise<void> {
+export async function untilHealthy(url: string, server: ChildProcess, patienceMs = 120_000): Promise<void> {
   const giveUpAt = Date.now() + patienceMs;
   while (Date.now() < giveUpAt) {
     if (server.exitCode !== null || server.signalCode !== null) throw new Error("the server ended before it was ready");
