@@ -87,6 +87,7 @@ class Limits(Wire):
     part_bytes: Annotated[int, Field(gt=0)] = 16777216
     manifest_page_files: Annotated[int, Field(gt=0)] = 1000
     queued_jobs_per_project: Annotated[int, Field(gt=0)] = 1000
+    checkpoints_kept: Annotated[int, Field(gt=0)] = 3
     infra_retries: Annotated[int, Field(ge=0)] = 10
     user_retries: Annotated[int, Field(ge=0)] = 0
 

@@ -18,7 +18,7 @@ TIMERS = {
     "lease_s": 6,
     "lost_after_s": 60,
     "stop_grace_s": 10,
-    "finalize_s": 20,
+    "finalize_s": 60,
     "retry_base_s": 0.2,
     "retry_cap_s": 2,
 }

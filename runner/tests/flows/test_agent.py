@@ -148,8 +148,8 @@ def test_a_large_state_goes_in_parts_and_a_drained_job_goes_on_from_it(
     assert "released (runner_shutdown)" in first.output
     assert user.job(job_id)["status"] == "queued"
     scripted_runner(start_runner, server, name="b")
-    job = user.until(job_id, ended, 90)
-    assert (job["status"], job["attempt"]) == ("completed", 2)
+    job = user.until(job_id, ended, 120)
+    assert (job["status"], job["attempt"]) == ("completed", 2), job["message"]
     begins = [line for line in messages(user, job_id, "stdout") if line.startswith("begins after epoch")]
     assert int(begins[1].split(",")[0].rsplit(" ", 1)[1]) >= 2
     assert [row["epoch"] for row in user.metrics(job_id)] == list(range(1, 41))
