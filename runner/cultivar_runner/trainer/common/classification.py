@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,7 +282,8 @@ class _DiceDocument:
         return name
 
     def _find(self, name: str) -> str | None:
-        name = name.replace("\\", "/").removeprefix("./")
+        # The server stores paths in the composed spelling; some systems write names in the other one.
+        name = unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
         for candidate in (*(root + name for root in self._roots), name.removeprefix("images/")):
             if candidate in self._paths:
                 return candidate

@@ -123,6 +123,13 @@ class TestDice:
         data = dice(tmp_path, document, "annotations_classification.json")
         assert facts(data) == [("images/1.png", "ripe", None), ("images/2.png", "green", None)]
 
+    def test_names_match_in_either_spelling_of_their_letters(self, tmp_path: Path) -> None:
+        put(tmp_path, "images/caf\u00e9.png")
+        images = [{"id": 1, "file_name": "cafe\u0301.png", "annotation": {"class_id": 2}}]
+        assert facts(dice(tmp_path, {"classes": CLASSES, "images": images})) == [
+            ("images/caf\u00e9.png", "green", None)
+        ]
+
     def test_the_first_of_two_classes_of_an_image_counts(self, tmp_path: Path) -> None:
         put(tmp_path, "1.png", "2.png")
         labels = [{"image_id": 1, "category_id": c} for c in (2, 7)] + [{"image_id": 2, "category_id": 7}]
