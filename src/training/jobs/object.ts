@@ -8,6 +8,7 @@ import type { NumberedReport, RejectedReport, Report, UnnumberedReport } from ".
 import { createIntake, type Unit } from "./intake.ts";
 import { createLiveHub, type LiveHub } from "./live/hub.ts";
 import { overheard } from "./live/overheard.ts";
+import { archiveLines, deleteRows } from "./log-archive.ts";
 import {
   desiredOf,
   type Effect,
@@ -41,6 +42,9 @@ const D1_RETRY_MS = 10_000;
 const D1_RETRY_CAP_MS = 60_000;
 /** When leftovers of a given-up upload are removed again after R2 failed. */
 const CLEAN_UP_RETRY_MS = 60_000;
+
+/** How long after an attempt's end its log is put away; also when that is tried again after it failed. */
+const ARCHIVE_MS = 60_000;
 
 export const POOL_NAME = "default";
 
@@ -124,6 +128,7 @@ export class TrainingJob extends DurableObject<Env> {
   #remindedPoolAtMs = 0;
   #toldPoolAtMs = 0;
   #toldSkewMs: number | null = null;
+  #isArchiving = false;
   /** Whether the newest call to the pool led to an offer at once. */
   #enqueued: Promise<boolean> = Promise.resolve(false);
   /** Calls of `start` that wait until the job has left the queue. */
@@ -644,6 +649,7 @@ export class TrainingJob extends DurableObject<Env> {
     this.#giveUpOldUploads(now);
     await this.#cleanUp();
     await this.#projector.settle();
+    await this.#archiveLogs();
     this.#rearm();
   }
 
@@ -855,6 +861,51 @@ export class TrainingJob extends DurableObject<Env> {
     this.#rearm();
   }
 
+  /** The newest attempt that is over for good, log tail included. */
+  #lastOver({ attempt, phase, tailUntilMs }: JobState): number {
+    const isOver = ["completed", "failed", "stopped"].includes(phase) && tailUntilMs === null;
+    return isOver ? attempt : attempt - 1;
+  }
+
+  #hasLogsToPutAway({ counters, state }: Head): boolean {
+    const { attempt, deleteTo } = this.#store.archive();
+    return counters.lines > 0 && (deleteTo !== null || attempt < this.#lastOver(state));
+  }
+
+  /** Puts the logs of attempts that are over into files, in their order. What fails is done again by the alarm. */
+  async #archiveLogs(): Promise<void> {
+    if (this.#isArchiving) return;
+    this.#isArchiving = true;
+    const { BUCKET, DB } = this.env;
+    try {
+      for (;;) {
+        const jobId = this.#store.spec()?.jobId;
+        // Every line has to be in D1 first. A job that is gone has no outbox.
+        if (jobId === undefined || this.#store.outbox.oldestId() !== null) return;
+        if (!this.#hasLogsToPutAway(this.#store.head())) return;
+        const archive = this.#store.archive();
+        if (archive.deleteTo !== null) {
+          const isDone = await deleteRows(DB, jobId, archive.deleteTo);
+          if (isDone && this.#store.spec() !== undefined) this.#store.putArchive({ ...archive, deleteTo: null });
+          continue;
+        }
+        const attempt = archive.attempt + 1;
+        const deleteTo = await archiveLines(DB, BUCKET, jobId, attempt);
+        if (this.#store.spec() !== undefined) {
+          this.#store.putArchive({ attempt, deleteTo });
+          continue;
+        }
+        // The job was deleted meanwhile.
+        await BUCKET.delete(keys.jobLog(jobId, attempt));
+        await DB.prepare("delete from log_blocks where job_id = ?").bind(jobId).run();
+      }
+    } catch (thrown) {
+      logger.warn("log not put away", { jobId: this.#store.spec()?.jobId, error: errorText(thrown) });
+    } finally {
+      this.#isArchiving = false;
+    }
+  }
+
   /** Stores what one report says. */
   #take(work: Work, report: Report, seq: number): Omit<RejectedReport, "seq"> | null {
     const problem = this.#intake.takeReport(work, report, seq);
@@ -1021,7 +1072,8 @@ export class TrainingJob extends DurableObject<Env> {
   #rearm(): void {
     if (this.#store.spec() === undefined) return;
     const now = Date.now();
-    const { state } = this.#store.head();
+    const head = this.#store.head();
+    const { state } = head;
     const { outbox, uploads } = this.#store;
     const openSinceMs = uploads.oldestOpenAt();
     const retryMs = Math.min(D1_RETRY_CAP_MS, D1_RETRY_MS * 2 ** Math.max(0, this.#projector.failures() - 1));
@@ -1031,6 +1083,7 @@ export class TrainingJob extends DurableObject<Env> {
         state.phase === "queued" ? this.#remindedPoolAtMs + REMIND_POOL_MS : null,
         openSinceMs === null ? null : openSinceMs + this.#timers.upload_ttl_s * 1000,
         uploads.aborting().length === 0 ? null : now + CLEAN_UP_RETRY_MS,
+        this.#hasLogsToPutAway(head) ? now + ARCHIVE_MS : null,
         // Also when D1 answers: this object may end before it has.
         outbox.oldestId() === null ? null : now + retryMs,
       ].filter((deadline) => deadline !== null),

@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, inArray, isNotNull, lt, sql } from "drizzle-orm";
+import { and, desc, eq, inArray, isNotNull, sql } from "drizzle-orm";
 import { type Actor, audit } from "../../audit/entry.ts";
 import { CALLER, type CredentialKind, credentialOf, me, type Principal } from "../../auth/principal.ts";
 import { runBatch } from "../../db/batch.ts";
@@ -9,6 +9,7 @@ import {
   artifacts,
   datasets,
   jobAttempts,
+  logBlocks,
   logChunks,
   projectMembers,
   projects,
@@ -17,6 +18,7 @@ import {
   trainingMetrics,
 } from "../../db/schema/index.ts";
 import { isAfter, type JobPosition, type JobSort, orderOf } from "./list-order.ts";
+import type { LogChunk } from "./log-blocks.ts";
 import { epochOfKey, keptKeys, seriesValue, stepOfKey } from "./segments.ts";
 
 export type JobRepository = ReturnType<typeof createJobRepository>;
@@ -95,20 +97,100 @@ const FIND = forEachCredential(
  * A point is superseded when a later attempt went on from an epoch before it. None of those that count is behind the epoch
  * that the job has reached: those of an attempt that was taken back are not even looked at.
  */
-const metricsText = (caller: string, position: string, direction: "asc" | "desc") => `with me as (${caller})
+const COUNTS = `m.epoch <= j.current_epoch and not exists (select 1 from job_attempts later
+  where later.job_id = m.job_id and later.attempt > m.attempt and later.resume_epoch < m.epoch)`;
+
+/** Parameters: ?5 limit, then the position, if there is one, and the attempt, if one is wanted. */
+const metricsText = (
+  caller: string,
+  which: string,
+  position: string,
+  direction: "asc" | "desc",
+) => `with me as (${caller})
   select pm.role, ${selected("m", pointColumns)}
   from me left join training_jobs j on j.id = ?4
     left join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id
-    left join training_metrics m on m.job_id = j.id and pm.role is not null and m.epoch <= j.current_epoch ${position}
-      and not exists (select 1 from job_attempts later where later.job_id = m.job_id and later.attempt > m.attempt
-        and later.resume_epoch < m.epoch)
+    left join training_metrics m on m.job_id = j.id and pm.role is not null and ${which} ${position}
   order by m.epoch ${direction}, m.step ${direction} limit ?5`;
 
-const METRICS = forEachCredential((caller) => ({
-  newest: metricsText(caller, "", "desc"),
-  before: metricsText(caller, "and (m.epoch, m.step) < (?6, ?7)", "desc"),
-  after: metricsText(caller, "and (m.epoch, m.step) > (?6, ?7)", "asc"),
-}));
+const METRICS = forEachCredential((caller) => {
+  const pages = (which: (parameter: string) => string) => ({
+    newest: metricsText(caller, which("?6"), "", "desc"),
+    before: metricsText(caller, which("?8"), "and (m.epoch, m.step) < (?6, ?7)", "desc"),
+    after: metricsText(caller, which("?8"), "and (m.epoch, m.step) > (?6, ?7)", "asc"),
+  });
+  return { valid: pages(() => COUNTS), ofAttempt: pages((parameter) => `m.attempt = ${parameter}`) };
+});
+
+const chunkColumns = columnsOf(logChunks);
+const blockColumns = columnsOf(logBlocks);
+
+type LogPage = `${LogChunk["stream"] | "both"}:${"newest" | "before" | "after"}`;
+
+/**
+ * Lines are looked for in chunks and in blocks of chunks that are put away; every line up to the end of the last block is in
+ * a block. A piece counts for as many lines as it has at least on the far side of the position: as many pieces as are wanted
+ * lines are enough, and their texts are not read for that. Parameters: ?5 lines, ?6 position.
+ */
+function logsText(
+  caller: string,
+  stream: LogChunk["stream"] | "both",
+  position: "newest" | "before" | "after",
+): string {
+  const ofStream = stream === "both" ? "" : `and stream = '${stream}'`;
+  const lines = { both: "line_count", stdout: "stdout_lines", stderr: "line_count - stdout_lines" }[stream];
+  const direction = position === "after" ? "asc" : "desc";
+  const end = "first_line + line_count";
+  const archived = "(select line from archived)";
+  const chunks = {
+    newest: { where: "", visible: "line_count" },
+    before: { where: "and first_line < ?6", visible: `min(${end}, ?6) - first_line` },
+    after: {
+      // The chunk that the line itself is in may go on behind it.
+      where: `and first_line >= coalesce((select max(first_line) from log_chunks
+        where job_id = ?4 ${ofStream} and first_line <= ?6), 0)`,
+      visible: `max(0, ${end} - max(first_line, ?6 + 1))`,
+    },
+  }[position];
+  const blocks = {
+    newest: { where: "", visible: lines },
+    before: { where: "and first_line < ?6", visible: `case when ${end} > ?6 then 0 else ${lines} end` },
+    after: { where: `and ${end} > ?6 + 1`, visible: `case when first_line <= ?6 then 0 else ${lines} end` },
+  }[position];
+  return `with me as (${caller}),
+    archived as materialized (select coalesce(max(${end} - 1), 0) as line from log_blocks where job_id = ?4),
+    nearest as (
+      select * from (select 0 as is_block, first_line, ${chunks.visible} as visible from log_chunks
+        where job_id = ?4 ${ofStream} and first_line > ${archived} ${chunks.where}
+        order by first_line ${direction} limit ?5 + 1)
+      union all
+      select * from (select 1 as is_block, first_line, ${blocks.visible} as visible from log_blocks
+        where job_id = ?4 and ${lines} > 0 ${blocks.where} order by first_line ${direction} limit ?5 + 1)),
+    counted as (select is_block, first_line,
+      sum(visible) over (order by first_line ${direction} rows unbounded preceding) - visible as lines_between from nearest),
+    wanted as materialized (select is_block, first_line from counted where lines_between < ?5)
+    select pm.role, wanted.is_block, ${selected("c", chunkColumns)}, ${selected("b", blockColumns)}
+    from me left join training_jobs j on j.id = ?4
+      left join project_members pm on pm.project_id = j.project_id and pm.user_id = me.id
+      left join wanted on pm.role is not null
+      left join log_chunks c on wanted.is_block = 0 and c.job_id = ?4 and c.first_line = wanted.first_line
+      left join log_blocks b on wanted.is_block = 1 and b.job_id = ?4 and b.first_line = wanted.first_line
+    order by wanted.first_line`;
+}
+
+const LOGS = forEachCredential(
+  (caller): Record<LogPage, string> => ({
+    "both:newest": logsText(caller, "both", "newest"),
+    "both:before": logsText(caller, "both", "before"),
+    "both:after": logsText(caller, "both", "after"),
+    "stdout:newest": logsText(caller, "stdout", "newest"),
+    "stdout:before": logsText(caller, "stdout", "before"),
+    "stdout:after": logsText(caller, "stdout", "after"),
+    "stderr:newest": logsText(caller, "stderr", "newest"),
+    "stderr:before": logsText(caller, "stderr", "before"),
+    "stderr:after": logsText(caller, "stderr", "after"),
+  }),
+);
 
 const curveTexts = new Map<string, string>();
 
@@ -279,13 +361,19 @@ export function createJobRepository(binding: D1Database) {
     },
 
     /** One page of points: newest first before a position, oldest first after one. */
-    async metrics(principal: Principal, jobId: number, { limit, before, after }: MetricPage) {
+    async metrics(principal: Principal, jobId: number, { limit, before, after, attempt }: MetricPage) {
       const { credential, params } = credentialOf(principal);
       const from = before ?? after;
       const page = after === null ? (before === null ? "newest" : "before") : "after";
       const rows = await binding
-        .prepare(METRICS[credential][page])
-        .bind(...params, jobId, limit, ...(from === null ? [] : [from.epoch, from.step]))
+        .prepare(METRICS[credential][attempt === null ? "valid" : "ofAttempt"][page])
+        .bind(
+          ...params,
+          jobId,
+          limit,
+          ...(from === null ? [] : [from.epoch, from.step]),
+          ...(attempt === null ? [] : [attempt]),
+        )
         .raw<unknown[]>();
       return rows.map(([role, ...values]) => ({ role: roleOf(role), point: pointOrNull(values) }));
     },
@@ -303,66 +391,32 @@ export function createJobRepository(binding: D1Database) {
       return rows.map(([role, ...values]) => ({ role: roleOf(role), point: pointOrNull(values) }));
     },
 
-    /** The chunks, oldest first, that hold the newest `limit` lines before a line number, or the first ones after one. */
-    async logChunks(
+    /**
+     * The chunks and the blocks of chunks, oldest first, that hold the newest `limit` lines before a line number, or the first
+     * ones after one.
+     */
+    async logPieces(
       principal: Principal,
       jobId: number,
       options: {
         limit: number;
-        stream?: "stdout" | "stderr";
+        stream?: LogChunk["stream"];
         beforeLine: number | null;
         afterLine: number | null;
       },
     ) {
-      const caller = me(db, principal);
-      const { afterLine } = options;
-      const ofStream = and(
-        eq(logChunks.jobId, jobId),
-        options.stream === undefined ? undefined : eq(logChunks.stream, options.stream),
-      );
-      const matching = and(
-        ofStream,
-        options.beforeLine === null ? undefined : lt(logChunks.firstLine, options.beforeLine),
-        // The chunk that the line itself is in may go on behind it.
-        afterLine === null
-          ? undefined
-          : sql`${logChunks.firstLine} >= coalesce((select max(first_line) from ${logChunks}
-              where ${and(ofStream, sql`${logChunks.firstLine} <= ${afterLine}`)}), 0)`,
-      );
-      const inOrder = afterLine === null ? desc(logChunks.firstLine) : asc(logChunks.firstLine);
-      // Each chunk has a line at least, so as many chunks as lines are enough; their texts are not read here.
-      const nearest = db
-        .select({ firstLine: logChunks.firstLine, lineCount: logChunks.lineCount })
-        .from(logChunks)
-        .where(matching)
-        .orderBy(inOrder)
-        .limit(options.limit + (afterLine === null ? 0 : 1))
-        .as("nearest");
-      const along = afterLine === null ? sql`${nearest.firstLine} desc` : sql`${nearest.firstLine} asc`;
-      // A position may lie inside a chunk: only the lines on its far side count.
-      const lineEnd = sql`${nearest.firstLine} + ${nearest.lineCount}`;
-      const end = options.beforeLine === null ? lineEnd : sql`min(${lineEnd}, ${options.beforeLine})`;
-      const begin = afterLine === null ? nearest.firstLine : sql`max(${nearest.firstLine}, ${afterLine + 1})`;
-      const visible = sql`max(0, ${end} - ${begin})`;
-      const counted = db
-        .select({
-          firstLine: nearest.firstLine,
-          linesBetween: sql<number>`sum(${visible}) over (order by ${along}) - ${visible}`.as("lines_between"),
-        })
-        .from(nearest)
-        .as("counted");
-      const wanted = db
-        .select({ firstLine: counted.firstLine })
-        .from(counted)
-        .where(lt(counted.linesBetween, options.limit));
-      return db
-        .with(caller)
-        .select({ role: projectMembers.role, chunk: logChunks })
-        .from(caller)
-        .leftJoin(trainingJobs, eq(trainingJobs.id, jobId))
-        .leftJoin(projectMembers, membership(principal))
-        .leftJoin(logChunks, and(ofStream, isMember, inArray(logChunks.firstLine, wanted)))
-        .orderBy(asc(logChunks.firstLine));
+      const { credential, params } = credentialOf(principal);
+      const { limit, stream, beforeLine, afterLine } = options;
+      const position = afterLine !== null ? "after" : beforeLine === null ? "newest" : "before";
+      const rows = await binding
+        .prepare(LOGS[credential][`${stream ?? "both"}:${position}`])
+        .bind(...params, jobId, limit, ...(position === "newest" ? [] : [afterLine ?? beforeLine]))
+        .raw<unknown[]>();
+      return rows.map(([role, isBlock, ...values]) => ({
+        role: roleOf(role),
+        chunk: isBlock === 0 ? chunkColumns.read(values) : null,
+        block: isBlock === 1 ? blockColumns.read(values.slice(chunkColumns.names.length)) : null,
+      }));
     },
 
     /** One page of the checkpoints and exported models of a job, newest first, and their number. */

@@ -155,7 +155,8 @@ const askCheckpoint = createRoute({
   operationId: "askCheckpoint",
   tags,
   summary: "Ask the runner of a running job to save a checkpoint and go on",
-  description: "The runner hears it once, in the answer to its next call; the checkpoint is listed when it has arrived.",
+  description:
+    "The runner hears it once, in the answer to its next call; the checkpoint is listed when it has arrived.",
   security,
   request: { params },
   responses: { 202: jsonContent(AskedCheckpointSchema, "Asked"), ...problems(401, 403, 404, 409, 422) },
@@ -228,7 +229,7 @@ const logs = createRoute({
   },
   responses: {
     200: { ...jsonContent(z.array(LogLineSchema), "Lines"), ...pagesAround },
-    ...problems(401, 404, 422),
+    ...problems(401, 404, 422, 503),
   },
 });
 

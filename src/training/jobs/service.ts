@@ -16,6 +16,7 @@ import type { TaskType } from "../models/schemas.ts";
 import type { RunnerPool } from "../runners/pool.ts";
 import { secondsLeft } from "./estimate.ts";
 import { type JobPosition, positionOf } from "./list-order.ts";
+import { readBlocks } from "./log-archive.ts";
 import type { ResumeChoice } from "./machine.ts";
 import { POOL_NAME, type TrainingJob } from "./object.ts";
 import { type JobRemoval, LIVE_STATUSES } from "./removal.ts";
@@ -538,12 +539,14 @@ export function createJobService(deps: {
         afterLine: number | null;
       },
     ) {
-      const rows = await jobs.logChunks(principal, jobId, options);
+      const rows = await jobs.logPieces(principal, jobId, options);
       if (rows.length === 0) throw unauthorized();
       if (rows[0]?.role === null) throw notFound();
       const { limit, beforeLine, afterLine } = options;
-      const lines = rows
-        .flatMap(({ chunk }) => (chunk === null ? [] : [chunk]))
+      // Blocks come before chunks: what is put away is older than what is not.
+      const blocks = rows.flatMap(({ block }) => (block === null ? [] : [block]));
+      const chunks = rows.flatMap(({ chunk }) => (chunk === null ? [] : [chunk]));
+      const lines = [...(await readBlocks(bucket, jobId, blocks, options.stream)), ...chunks]
         .flatMap((chunk) => linesOf(chunk).map((line) => ({ ...line, chunk })))
         .filter(({ id }) => (beforeLine === null || id < beforeLine) && (afterLine === null || id > afterLine));
       const page = afterLine === null ? lines.slice(-limit) : lines.slice(0, limit);

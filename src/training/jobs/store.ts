@@ -55,6 +55,14 @@ export type Head = {
   points?: PointTrack;
 };
 
+/** Which logs are put away in files. Persisted: only grows by optional fields. */
+export type Archive = {
+  /** Of all attempts up to this one. */
+  attempt: number;
+  /** Rows up to this line are still to be deleted from D1. */
+  deleteTo: number | null;
+};
+
 export type Upload = {
   id: string;
   attempt: number;
@@ -104,6 +112,8 @@ export function openJobStore(storage: DurableObjectStorage) {
     });
   };
   if (spec !== undefined) migrate();
+
+  let archive: Archive | null = null;
 
   // What the tables hold, and what the transaction under way adds to it.
   let metricNames: Set<string> | null = null;
@@ -166,8 +176,18 @@ export function openJobStore(storage: DurableObjectStorage) {
     async forget(): Promise<void> {
       spec = undefined;
       metricNames = null;
+      archive = null;
       await storage.deleteAlarm();
       await storage.deleteAll();
+    },
+
+    archive(): Archive {
+      archive ??= kv.get<Archive>("archive") ?? { attempt: 0, deleteTo: null };
+      return archive;
+    },
+    putArchive(changed: Archive): void {
+      kv.put("archive", changed);
+      archive = changed;
     },
 
     outbox: {
