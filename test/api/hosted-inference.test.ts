@@ -7,7 +7,7 @@ import { InferenceBatchSchema, InferenceSchema } from "../../src/training/infere
 import { call, db, type Json, type Person, person } from "../support/api.ts";
 import { workerWith } from "../support/breeding.ts";
 import { imageFixture } from "../support/images/fixtures.ts";
-import { writePng } from "../support/png-writer.ts";
+import { pngHeaderOnly, writePng } from "../support/png-writer.ts";
 import { detected, publishedModels, type Run } from "../support/workers-ai.ts";
 
 const PATH = "/api/v1/test-inference";
@@ -110,6 +110,13 @@ describe("a pretrained classifier", () => {
       [24, 16],
     ]);
   });
+});
+
+it("an image that is small only as a file is not handed on as it came", async ({ expect }) => {
+  const { infer, runs } = platform(cats);
+  const answer = await infer(await person(), { model_name: RESNET, file: pngHeaderOnly(7_000, 7_000) });
+  expect([answer.status, answer.body.field]).toEqual([422, "file"]);
+  expect(runs).toEqual([]);
 });
 
 describe("a pretrained detector", () => {

@@ -298,3 +298,20 @@ describe("the limit of a project", () => {
     expect(renamed.body).toMatchObject({ name: "New", max_running_jobs: 3 });
   });
 });
+
+describe("machines, to an admin", () => {
+  it("are shown with what jobs can ask of them", async ({ expect }) => {
+    const admin = await person({ admin: true });
+    const description = {
+      labels: { zone: "a" },
+      gpus: [{ model: "H100", vram_mb: 80_000 }],
+      version: "1.2.3",
+      os: "linux",
+      slots: 2,
+    };
+    const gpu = await runner({ description });
+    await claim(gpu);
+    const { body } = await call<{ runners: Json[] }>("GET", "/api/v1/runners?limit=500", { token: admin.token });
+    expect(body.runners.find(({ id }) => id === gpu.id)).toMatchObject({ ...description, live: true, busy: false });
+  });
+});

@@ -19,6 +19,7 @@ const DAY_MS = 86_400_000;
 
 /** What is sent as it came: small enough to travel as a list of numbers, and nothing to turn. */
 const AS_IS_BYTES = 512 * 1024;
+const AS_IS_PIXELS = 4_000_000;
 
 /** Longest side of what is sent, pixels: the hosts shrink to 224 or about 800 themselves. */
 const MAX_EDGE: Record<HostedModel["kind"], number> = { classification: 512, detection: 800, grounding: 1024 };
@@ -80,7 +81,8 @@ export function createHostedEngine(deps: {
 
   async function prepareImage({ bytes, header }: AcceptedImage, kind: HostedModel["kind"], userId: number) {
     const shown = fittedSize(header, header.orientation, Number.POSITIVE_INFINITY);
-    const asIs = header.type !== "webp" && header.orientation === 1 && bytes.byteLength <= AS_IS_BYTES;
+    const isSmall = bytes.byteLength <= AS_IS_BYTES && header.width * header.height <= AS_IS_PIXELS;
+    const asIs = isSmall && header.type !== "webp" && header.orientation === 1;
     if (asIs) return { bytes, mediaType: `image/${header.type}`, frames: { sent: shown, shown } } satisfies Sent;
     let made: Awaited<ReturnType<ModelSession["normalise"]>>;
     try {
