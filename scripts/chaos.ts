@@ -45,7 +45,11 @@ const TIMERS = {
   retry_cap_s: 2,
   terminal_retry_s: 120,
 };
+/** No checkpoint goes because there are newer ones: each that was acknowledged is looked for. */
+const LIMITS = { checkpoints_kept: 10_000 };
 const LOST_MS = (TIMERS.lease_s + TIMERS.lost_after_s) * 1000;
+/** How long the jobs may take to end once nothing goes wrong any more; on an idle machine it is a few seconds. */
+const PATIENCE_MS = 240_000;
 /** Of all exchanges on the way. */
 const EXCHANGE_FAULT_RATE = 0.04;
 const PERSON = { email: "chaos@example.com", fullName: "Chaos", password: "a-password-of-the-chaos", admin: true };
@@ -186,7 +190,10 @@ const readLines = <T>(file: string): T[] =>
 
 const PointsSchema = z.array(z.object({ epoch: z.int(), attempt: z.int(), loss: z.number().nullable() }));
 const LogsSchema = z.array(z.object({ attempt: z.int(), log_type: z.string(), message: z.string() }));
-const CheckpointsSchema = z.object({ checkpoints: z.array(z.object({ artifact_id: z.string() })), total: z.int() });
+const CheckpointsSchema = z.object({
+  checkpoints: z.array(z.object({ artifact_id: z.string(), attempt: z.int(), epoch: z.int().nullable() })),
+  total: z.int(),
+});
 const RunnersSchema = z.object({ runners: z.array(z.object({ name: z.string(), job_ids: z.array(z.int()) })) });
 
 async function read(user: User, jobId: number, plan: PlannedJob, course: Course): Promise<Reading> {
@@ -208,7 +215,7 @@ async function read(user: User, jobId: number, plan: PlannedJob, course: Course)
     visible,
     history,
     logs,
-    checkpoints: listed.checkpoints.map(({ artifact_id }) => artifact_id),
+    checkpoints: listed.checkpoints.map(({ artifact_id: id, attempt, epoch }) => ({ id, attempt, epoch })),
   };
 }
 
@@ -247,7 +254,12 @@ async function main(options: Options): Promise<number> {
     const statements = (await addUserSql(PERSON, Date.now())).split(";\n").filter((text) => text.trim() !== "");
     const running = await startWorkerProcess(
       workplace.folder,
-      { JWT_SECRET: secret(), INTERNAL_SECRET: secret(), RUNNER_TIMERS: JSON.stringify(TIMERS) },
+      {
+        JWT_SECRET: secret(),
+        INTERNAL_SECRET: secret(),
+        RUNNER_TIMERS: JSON.stringify(TIMERS),
+        RUNNER_LIMITS: JSON.stringify(LIMITS),
+      },
       statements,
     );
     server = running;
@@ -280,9 +292,8 @@ async function main(options: Options): Promise<number> {
     say("all runners are ready; now things go wrong");
 
     const untilMs = Date.now() + forMs;
-    const patienceMs = options.isQuick ? 60_000 : 240_000;
     for (const { proxy } of machines) proxy.faultRate = EXCHANGE_FAULT_RATE;
-    const courses = plans.map((plan, at) => accompany(user, ids[at] ?? 0, plan, untilMs + patienceMs));
+    const courses = plans.map((plan, at) => accompany(user, ids[at] ?? 0, plan, untilMs + PATIENCE_MS));
     await Promise.all([
       disturb(machines, random, untilMs, options.isQuick ? 12_000 : 30_000),
       killServer(running, random, untilMs, options.isQuick ? 20_000 : 80_000),
@@ -292,12 +303,14 @@ async function main(options: Options): Promise<number> {
       proxy.heal();
     }
     say("nothing goes wrong any more; waiting for the jobs");
+    // The last fault may have lasted beyond the time.
+    const patientUntilMs = Date.now() + PATIENCE_MS;
 
     const violations: string[] = [];
     const done = await Promise.all(courses);
     for (const jobId of ids) {
       const ended = ({ phase }: { phase: string }) => ["completed", "failed", "stopped"].includes(phase);
-      const job = await user.until(jobId, ended, untilMs + patienceMs);
+      const job = await user.until(jobId, ended, patientUntilMs);
       if (job === null) violations.push(`job ${jobId} has not ended: ${JSON.stringify(await user.job(jobId))}`);
     }
     say("the runners leave");

@@ -26,8 +26,7 @@ export type Reading = {
   /** All points by attempt, those that a later attempt took back included. */
   history: Point[];
   logs: { attempt: number; log_type: string; message: string }[];
-  /** Ids. */
-  checkpoints: string[];
+  checkpoints: { id: string; attempt: number; epoch: number | null }[];
 };
 
 export type Verdict = { counts: Record<string, number>; violations: string[] };
@@ -177,13 +176,17 @@ function checkLogs({ logs }: Reading, entries: JournalEntry[], wrong: Wrong, cou
 }
 
 function checkCheckpoints({ checkpoints }: Reading, entries: JournalEntry[], wrong: Wrong, count: Count): void {
-  const readable = times(checkpoints);
+  const readable = times(checkpoints.map(({ id }) => id));
   for (const [id, n] of readable) if (n > 1) wrong(`checkpoint ${id} is listed ${n} times`);
+  // Of one epoch of an attempt the newest file stays: an attempt that is stopped right after it has saved saves again.
+  const places = new Set(checkpoints.map(({ attempt, epoch }) => `${attempt}:${epoch}`));
   count("checkpoints readable", checkpoints.length);
   for (const entry of entries) {
     if (entry.type !== "events") continue;
     for (const { event, data } of entry.events) {
-      if (event === "checkpoint" && !readable.has(String(data.artifact_id))) {
+      if (event !== "checkpoint" || readable.has(String(data.artifact_id))) continue;
+      if (places.has(`${entry.attempt}:${data.epoch}`)) count("checkpoints replaced by one of the same epoch");
+      else {
         wrong(`checkpoint ${data.artifact_id} was acknowledged and is not listed`);
       }
     }

@@ -18,6 +18,10 @@ export type JournalEntry =
     }
   | { type: "log"; jobId: number; attempt: number; stream: string; seq: number; text: string };
 
+/** The fields of calls and answers that are noted; the server has checked the one, the runner checks the other. */
+type AcceptAnswer = { job_token: string; attempt: number; resume: { epoch: number; weights_only: boolean } | null };
+type EventsRequest = { job_id: number; events: { seq: number; event: string; data: Record<string, unknown> }[] };
+
 const ACCEPT = /\/internal\/jobs\/(\d+)\/accept$/;
 const LOG = /\/internal\/jobs\/(\d+)\/logs\/(stdout|stderr)\/(\d+)$/;
 const CALLBACK = /\/internal\/training\/callback$/;
@@ -39,7 +43,7 @@ function entryOf(url: string, init: RequestInit, answer: string): JournalEntry |
   const headers = new Headers(init.headers);
   const accept = ACCEPT.exec(url);
   if (accept) {
-    const { job_token, attempt, resume } = JSON.parse(answer);
+    const { job_token, attempt, resume } = JSON.parse(answer) as AcceptAnswer;
     const resumeEpoch = resume === null || resume.weights_only ? 0 : resume.epoch;
     return { type: "accept", jobId: Number(accept[1]), attempt, token: job_token, resumeEpoch };
   }
@@ -50,7 +54,7 @@ function entryOf(url: string, init: RequestInit, answer: string): JournalEntry |
     return { type: "log", jobId: Number(jobId), attempt: attemptOf(headers), stream, seq: Number(seq), text };
   }
   if (CALLBACK.test(url)) {
-    const { job_id, events } = JSON.parse(textOf(init));
+    const { job_id, events } = JSON.parse(textOf(init)) as EventsRequest;
     const { desired, rejected } = JSON.parse(answer) as { desired: string; rejected: { seq: number }[] };
     return {
       type: "events",

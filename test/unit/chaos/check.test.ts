@@ -60,7 +60,7 @@ const reading = (change: Partial<Reading> = {}): Reading => ({
   visible: [point(1, 1), point(1, 2), point(2, 3), point(2, 4)],
   history: [point(1, 1), point(1, 2), point(1, 3), point(2, 3), point(2, 4)],
   logs: [{ attempt: 1, log_type: "stdout", message: `${NONCE} line of epoch 1` }],
-  checkpoints: ["c1"],
+  checkpoints: [{ id: "c1", attempt: 2, epoch: 4 }],
   ...change,
 });
 const violations = (changed: Reading, entries = journal()) => check([changed], entries, emitted).violations;
@@ -129,7 +129,9 @@ describe("the check of a chaos run", () => {
     const { logs } = reading();
     expect(violations(reading({ logs: [] }))).toEqual([expect.stringContaining("of chunk 1 stdout 1")]);
     expect(violations(reading({ logs: [...logs, ...logs] }))).toEqual([expect.stringContaining("readable 2 times")]);
-    expect(violations(reading({ checkpoints: [] }))).toEqual([expect.stringContaining("c1 was acknowledged")]);
+    const other = { id: "c2", attempt: 2, epoch: 3 };
+    expect(violations(reading({ checkpoints: [other] }))).toEqual([expect.stringContaining("c1 was acknowledged")]);
+    expect(violations(reading({ checkpoints: [{ ...other, epoch: 4 }] }))).toEqual([]);
     const refused = journal().map((entry) => (entry.type === "events" ? { ...entry, rejected: [1] } : entry));
     expect(violations(reading(), refused)).toHaveLength(2);
   });
