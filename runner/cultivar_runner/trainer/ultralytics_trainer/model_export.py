@@ -26,7 +26,7 @@ def export_graph(model: Any, *, task: str, image_size: int) -> onnx.ModelProto:
     """
     from ultralytics.nn.modules import C2f, Classify, Detect
 
-    with _untouched_randomness(), torch.no_grad():
+    with untouched_randomness(), torch.no_grad():
         fused = copy.deepcopy(model).cpu().float().eval()
         if hasattr(fused, "criterion"):
             fused.criterion = None
@@ -100,7 +100,8 @@ def manifest_of(
 
 
 @contextmanager
-def _untouched_randomness() -> Iterator[None]:
+def untouched_randomness() -> Iterator[None]:
+    """Puts the random numbers of this process back to where they were: what is done inside is no part of training."""
     python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -35,7 +35,7 @@ from ..export.quantize import fake_quantize
 from ..messages import CheckpointFile, Epoch, Started, TrainerJob, Validation
 from .arguments import Plan, plan
 from .dataset_dir import dataset_paths
-from .model_export import export_graph, manifest_of
+from .model_export import export_graph, manifest_of, untouched_randomness
 from .results import ClassificationRows, DetectionRows, detection_result, metric_value
 from .sampler import EpochSampler
 from .state import cpu_copy, random_state, read_state, restore_random_state, writer_of
@@ -271,7 +271,8 @@ class Reporting(_Library):  # type: ignore[misc]
         ema = self.ema.ema
         self.ema.ema = fake_quantize(copy.deepcopy(ema))
         try:
-            measured = {key: float(number) for key, number in self.validator(self).items()}
+            with untouched_randomness():
+                measured = {key: float(number) for key, number in self.validator(self).items()}
         finally:
             self.ema.ema = ema
         value = metric_value(self.args.task, name, measured)

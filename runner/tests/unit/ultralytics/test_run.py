@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -328,6 +329,34 @@ def test_a_checkpoint_on_demand_changes_nothing_about_the_run(tmp_path: Path) ->
     assert [file.name for file in on_demand.files] == ["last.state"]
     assert on_demand.epoch == 0
     assert_same(weights_of(straight), weights_of(asked))
+
+
+def test_a_model_too_large_for_the_server_is_published_with_int8_weights_and_what_they_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cultivar_runner.trainer.export import publish
+
+    _, plain = run(make_job(tmp_path))
+    monkeypatch.setattr(publish, "MAX_SINGLE_BYTES", 5_000)
+    monkeypatch.setattr(publish, "MAX_EXTERNAL_BYTES", 10_000)
+    _, large = run(make_job(tmp_path, "large"))
+    best = next(message for message in large.of(Checkpoint) if message.role == "best")
+    assert [(file.kind, file.name) for file in best.files] == [
+        ("file", "best.fp32.onnx"),
+        ("file", "best.bin"),
+        ("model", "best.onnx"),
+    ]
+    manifest = best.files[-1].manifest
+    assert manifest is not None
+    assert manifest["external_data"] == [{"path": "best.bin", "file": "best.bin"}]
+    assert manifest["measured"].keys() == {"mAP50", "float32_mAP50"}
+    first = large.of(Epoch)[0]
+    assert first.extra_metrics["int8_mAP50"] == manifest["measured"]["mAP50"]
+    assert first.extra_metrics["metrics/mAP50(B)"] == manifest["measured"]["float32_mAP50"]
+    graph = onnx.load(str(best.files[-1].path), load_external_data=False)
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.graph.initializer) > 5
+    # Measuring it changed nothing about the training.
+    assert_same(weights_of(plain), weights_of(large))
 
 
 def test_weights_alone_begin_at_the_first_epoch(tmp_path: Path) -> None:
