@@ -45,6 +45,7 @@ def train(job: TrainerJob, channel: Channel) -> FinishReason:
     command = str(job.options["command"])
     token = secrets.token_hex(16)
     translator = Translator(channel.send, resumed_after=_resumed_after(job))
+    (job.work_dir / "output").mkdir(parents=True, exist_ok=True)
     uploads = job.work_dir / "objects"
     store = ObjectStore(
         dataset_dir=job.data_dir,

@@ -20,6 +20,7 @@ API, JOB = os.environ["CALLBACK_URL"].rstrip("/"), os.environ["JOB_ID"]
 CONFIG = json.loads(os.environ["CONFIG"])
 SEED = CONFIG["advanced_config"].get("seed", 0)
 EPOCHS = int(os.environ["EPOCHS"])
+OUT = Path(os.environ["OUTPUT_DIR"])
 http = httpx.Client(timeout=10, follow_redirects=True)
 
 
@@ -65,7 +66,7 @@ def main() -> None:
         Bucket=os.environ["EXTERNAL_BUCKET_DATASETS"], Prefix=prefix
     ):
         for entry in page.get("Contents", []):
-            target = Path("data") / entry["Key"].removeprefix(prefix)
+            target = OUT / "data" / entry["Key"].removeprefix(prefix)
             target.parent.mkdir(parents=True, exist_ok=True)
             s3.download_file(os.environ["EXTERNAL_BUCKET_DATASETS"], entry["Key"], str(target))
             local = Path(os.environ["LOCAL_DATASET_PATH"]) / entry["Key"].removeprefix(prefix)
@@ -86,7 +87,7 @@ def main() -> None:
                 {**error, "error_message": message, "traceback": "Traceback"},
             )
             sys.exit(1)
-    checkpoint = Path("best.pt")
+    checkpoint = OUT / "best.pt"
     checkpoint.write_bytes(b"weights" * 1_500_000)
     for name in ("best", "last"):
         key = f"checkpoints/{JOB}/{name}.pt"
