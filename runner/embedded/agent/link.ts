@@ -86,6 +86,7 @@ export async function openLink(deps: LinkDeps) {
   const openLog = (stream: LogStream) =>
     LogShipper.open(folder, { stream, client, jobId, token, limits, mask, clock, retry, onTrouble: trouble });
   const logs: Record<LogStream, LogShipper> = { stdout: await openLog("stdout"), stderr: await openLog("stderr") };
+  let announcedSeq = 0;
   const uploads = await Uploads.open(folder, {
     client,
     jobId,
@@ -93,13 +94,14 @@ export async function openLink(deps: LinkDeps) {
     retry,
     note: (line) => logs.stderr.note(`[runner] ${line}`),
     reported: async (seq) => {
-      while (events.acked < seq) {
+      // The checkpoint before this one is announced first, too: the server may remove it when this one is complete.
+      while (events.acked < Math.max(seq, announcedSeq)) {
         gone.throwIfAborted();
         await clock.sleep(POLL_MS, gone);
       }
     },
     onStored: async ({ artifactId, epoch, role }) => {
-      emit({ event: "checkpoint", data: { artifact_id: artifactId, epoch, role } });
+      announcedSeq = emit({ event: "checkpoint", data: { artifact_id: artifactId, epoch, role } });
       await journal.flushed();
       log(`stored the ${role} checkpoint of epoch ${epoch}`);
     },
