@@ -647,6 +647,7 @@ export class TrainingJob extends DurableObject<Env> {
     });
     if (isReminding) await this.#enqueue();
     this.#giveUpOldUploads(now);
+    this.#live.expire(now);
     await this.#cleanUp();
     await this.#projector.settle();
     await this.#archiveLogs();
@@ -670,10 +671,11 @@ export class TrainingJob extends DurableObject<Env> {
 
   override webSocketClose(socket: WebSocket): void {
     this.#live.closed(socket, Date.now());
+    this.#rearm();
   }
 
   override webSocketError(socket: WebSocket): void {
-    this.#live.closed(socket, Date.now());
+    this.webSocketClose(socket);
   }
 
   // ---- one place for each thing that happens in and after a unit of work ----
@@ -703,8 +705,8 @@ export class TrainingJob extends DurableObject<Env> {
       const isOver = effect.type === "attemptEnded" && isTerminal(work.head.state.phase);
       if (effect.type === "withdraw" || isOver) this.ctx.waitUntil(this.#withdraw());
     }
-    this.#rearm();
-    if (work.effects.length > 0) this.#tellPool(true, null);
+    this.#rearm(work.head);
+    if (work.effects.length > 0) this.#tellPool(true, null, work.head);
     if (!isWaiting(work.head.state.phase)) for (const resolve of this.#untilTaken.splice(0)) resolve();
     return value;
   }
@@ -1052,8 +1054,8 @@ export class TrainingJob extends DurableObject<Env> {
   }
 
   /** Lets the pool know that the runner of this job lives; nobody waits for it. */
-  #tellPool(now: boolean, skewMs: number | null): void {
-    const { runnerId, phase } = this.#store.head().state;
+  #tellPool(now: boolean, skewMs: number | null, head: Head = this.#store.head()): void {
+    const { runnerId, phase } = head.state;
     if (runnerId === null || !["running", "finalizing", "leaving"].includes(phase)) return;
     const isNewSkew = skewMs !== null && Math.abs(skewMs - (this.#toldSkewMs ?? Number.POSITIVE_INFINITY)) > 5_000;
     if (!now && !isNewSkew && Date.now() - this.#toldPoolAtMs < TOUCH_POOL_MS) return;
@@ -1069,10 +1071,9 @@ export class TrainingJob extends DurableObject<Env> {
   }
 
   /** Sets the alarm to the earliest thing that time alone will do; one that rings earlier stays and comes by here again. */
-  #rearm(): void {
+  #rearm(head: Head = this.#store.head()): void {
     if (this.#store.spec() === undefined) return;
     const now = Date.now();
-    const head = this.#store.head();
     const { state } = head;
     const { outbox, uploads } = this.#store;
     const openSinceMs = uploads.oldestOpenAt();
@@ -1082,6 +1083,7 @@ export class TrainingJob extends DurableObject<Env> {
         nextDeadline(state, this.#policy),
         state.phase === "queued" ? this.#remindedPoolAtMs + REMIND_POOL_MS : null,
         openSinceMs === null ? null : openSinceMs + this.#timers.upload_ttl_s * 1000,
+        this.#live.expiresAtMs(),
         uploads.aborting().length === 0 ? null : now + CLEAN_UP_RETRY_MS,
         this.#hasLogsToPutAway(head) ? now + ARCHIVE_MS : null,
         // Also when D1 answers: this object may end before it has.

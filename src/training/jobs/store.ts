@@ -128,6 +128,25 @@ export function openJobStore(storage: DurableObjectStorage) {
     return metricNames;
   };
 
+  /** What waits in the outbox; null: to be asked. Nobody else writes these tables. */
+  let waiting: { oldest: number | null; newest: number | null } | null = null;
+  const ask = (): { oldest: number | null; newest: number | null } => {
+    // An object that knows no job has no tables, and nothing to tell.
+    if (spec === undefined) return { oldest: null, newest: null };
+    waiting ??= sql
+      .exec<{ oldest: number | null; newest: number | null }>("SELECT min(id) AS oldest, max(id) AS newest FROM outbox")
+      .one();
+    return waiting;
+  };
+
+  /** Whether an upload is open or being removed; null: to be asked. */
+  let isUploading: boolean | null = null;
+  const hasUploads = (): boolean => {
+    isUploading ??=
+      sql.exec("SELECT 1 FROM artifacts WHERE state IN ('open', 'aborting') LIMIT 1").toArray().length > 0;
+    return isUploading;
+  };
+
   const above = (attempt: number, mark: number): number[] =>
     sql
       .exec<{ seq: number }>("SELECT seq FROM seen_events WHERE attempt = ? AND seq > ? ORDER BY seq", attempt, mark)
@@ -138,10 +157,17 @@ export function openJobStore(storage: DurableObjectStorage) {
     /** One transaction: all of `write` is stored, or nothing. */
     transaction<T>(write: () => T): T {
       newNames.clear();
-      const result = storage.transactionSync(write);
-      for (const name of newNames) metricNames?.add(name);
-      newNames.clear();
-      return result;
+      try {
+        const result = storage.transactionSync(write);
+        for (const name of newNames) metricNames?.add(name);
+        return result;
+      } catch (thrown) {
+        waiting = null;
+        isUploading = null;
+        throw thrown;
+      } finally {
+        newNames.clear();
+      }
     },
 
     head: (): Head =>
@@ -177,6 +203,8 @@ export function openJobStore(storage: DurableObjectStorage) {
       spec = undefined;
       metricNames = null;
       archive = null;
+      waiting = null;
+      isUploading = null;
       await storage.deleteAlarm();
       await storage.deleteAll();
     },
@@ -198,7 +226,12 @@ export function openJobStore(storage: DurableObjectStorage) {
           return { json, bytes: utf8.encode(json).byteLength };
         });
         if (rows.some(({ bytes }) => bytes > MAX_ITEM_BYTES)) return false;
-        for (const { json, bytes } of rows) sql.exec("INSERT INTO outbox (item, bytes) VALUES (?, ?)", json, bytes);
+        for (const { json, bytes } of rows) {
+          const { id } = sql
+            .exec<{ id: number }>("INSERT INTO outbox (item, bytes) VALUES (?, ?) RETURNING id", json, bytes)
+            .one();
+          if (waiting !== null) waiting = { oldest: waiting.oldest ?? id, newest: id };
+        }
         return true;
       },
       peek(maxBytes: number, maxItems: number) {
@@ -217,8 +250,13 @@ export function openJobStore(storage: DurableObjectStorage) {
         }
         return items.length === 0 ? null : { lastId, items };
       },
-      removeUpTo: (id: number) => void sql.exec("DELETE FROM outbox WHERE id <= ?", id),
+      removeUpTo(id: number): void {
+        sql.exec("DELETE FROM outbox WHERE id <= ?", id);
+        const isEmpty = waiting?.newest != null && waiting.newest <= id;
+        waiting = isEmpty ? { oldest: null, newest: null } : null;
+      },
       setAside(id: number, error: string): void {
+        waiting = null;
         storage.transactionSync(() => {
           sql.exec("INSERT OR REPLACE INTO dead_letters SELECT id, item, ? FROM outbox WHERE id = ?", error, id);
           sql.exec("DELETE FROM outbox WHERE id = ?", id);
@@ -228,11 +266,8 @@ export function openJobStore(storage: DurableObjectStorage) {
           );
         });
       },
-      // An object that knows no job has no tables, and nothing to tell.
-      oldestId: () =>
-        spec === undefined ? null : sql.exec<{ id: number | null }>("SELECT min(id) AS id FROM outbox").one().id,
-      newestId: () =>
-        spec === undefined ? null : sql.exec<{ id: number | null }>("SELECT max(id) AS id FROM outbox").one().id,
+      oldestId: () => ask().oldest,
+      newestId: () => ask().newest,
     } satisfies Outbox & { push(...items: ProjectionItem[]): boolean },
 
     events: {
@@ -331,8 +366,9 @@ export function openJobStore(storage: DurableObjectStorage) {
     },
 
     uploads: {
-      add: (upload: Upload, now: number) =>
-        void sql.exec(
+      add(upload: Upload, now: number): void {
+        isUploading = null;
+        sql.exec(
           "INSERT INTO artifacts (id, attempt, state, row, upload_id, part_size, parts, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
           upload.id,
           upload.attempt,
@@ -342,18 +378,21 @@ export function openJobStore(storage: DurableObjectStorage) {
           upload.partSize,
           upload.parts,
           now,
-        ),
+        );
+      },
       get(id: string): Upload | undefined {
         const row = sql.exec<UploadRow>("SELECT * FROM artifacts WHERE id = ?", id).toArray()[0];
         return row === undefined ? undefined : toUpload(row);
       },
-      put: (upload: Upload) =>
-        void sql.exec(
+      put(upload: Upload): void {
+        isUploading = null;
+        sql.exec(
           "UPDATE artifacts SET state = ?, row = ? WHERE id = ?",
           upload.state,
           JSON.stringify(upload.row),
           upload.id,
-        ),
+        );
+      },
       addPart: (id: string, n: number, etag: string, size: number) =>
         void sql.exec(
           "INSERT OR REPLACE INTO artifact_parts (artifact_id, n, etag, size) VALUES (?, ?, ?, ?)",
@@ -388,9 +427,13 @@ export function openJobStore(storage: DurableObjectStorage) {
           .toArray()
           .map(toUpload),
       aborting: (): Upload[] =>
-        sql.exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'aborting'").toArray().map(toUpload),
+        hasUploads()
+          ? sql.exec<UploadRow>("SELECT * FROM artifacts WHERE state = 'aborting'").toArray().map(toUpload)
+          : [],
       oldestOpenAt: (): number | null =>
-        sql.exec<{ at: number | null }>("SELECT min(created_at) AS at FROM artifacts WHERE state = 'open'").one().at,
+        hasUploads()
+          ? sql.exec<{ at: number | null }>("SELECT min(created_at) AS at FROM artifacts WHERE state = 'open'").one().at
+          : null,
     },
   };
 }
