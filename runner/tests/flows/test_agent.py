@@ -138,7 +138,7 @@ def test_a_large_state_goes_in_parts_and_a_drained_job_goes_on_from_it(
     server: FlowServer, user: User, start_runner: Start
 ) -> None:
     first = scripted_runner(start_runner, server)
-    job_id = create(user, epochs=40, seed=scripted.LARGE_STATE)
+    job_id = create(user, epochs=200, seed=scripted.LARGE_STATE)
     user.start(job_id)
     user.until(job_id, lambda job: job["current_epoch"] >= 2)
     first.signal(signal.SIGTERM)
@@ -152,7 +152,7 @@ def test_a_large_state_goes_in_parts_and_a_drained_job_goes_on_from_it(
     assert (job["status"], job["attempt"]) == ("completed", 2), job["message"]
     begins = [line for line in messages(user, job_id, "stdout") if line.startswith("begins after epoch")]
     assert int(begins[1].split(",")[0].rsplit(" ", 1)[1]) >= 2
-    assert [row["epoch"] for row in user.metrics(job_id)] == list(range(1, 41))
+    assert [row["epoch"] for row in user.metrics(job_id)] == list(range(1, 201))
 
 
 def test_a_validation_of_many_images_is_paged(server: FlowServer, user: User, start_runner: Start) -> None:

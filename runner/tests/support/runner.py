@@ -42,7 +42,7 @@ class RunnerProcess:
     def output(self) -> str:
         return "".join(self._lines)
 
-    def says(self, pattern: str, patience_s: float = 60) -> re.Match[str]:
+    def says(self, pattern: str, patience_s: float = 90) -> re.Match[str]:
         """Waits for something in its output."""
         give_up_at = time.monotonic() + patience_s
         while True:
@@ -56,7 +56,7 @@ class RunnerProcess:
     def signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 
-    def ended(self, patience_s: float = 60) -> int:
+    def ended(self, patience_s: float = 90) -> int:
         """Its exit code."""
         try:
             code = self._child.wait(patience_s)

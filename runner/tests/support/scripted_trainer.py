@@ -54,7 +54,7 @@ def train(job: TrainerJob, channel: Channel) -> FinishReason:
                 print(f"epoch {epoch} line {line} {'x' * 60}")
         loss = float("nan") if seed == NOT_A_NUMBER else 1 / epoch
         channel.send(Epoch(epoch=epoch, loss=loss, accuracy=0.5, learning_rate=0.001, extra_metrics={"raw": epoch}))
-        if epoch % (20 if seed == LARGE_STATE else 5) == 0 or channel.take_checkpoint_request():
+        if epoch % (100 if seed == LARGE_STATE else 5) == 0 or channel.take_checkpoint_request():
             save(job, channel, epoch, seed)
         if epoch == 1 and seed == MANY_IMAGES:
             validate(channel, epoch)

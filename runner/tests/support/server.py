@@ -113,11 +113,17 @@ class User:
     def checkpoints(self, job_id: int) -> Any:
         return self.call("GET", f"/training/jobs/{job_id}/checkpoints")
 
+    def download(self, path: str) -> bytes:
+        """The bytes of an answer."""
+        response = self._http.get(path)
+        assert response.status_code == 200, response.text
+        return response.content
+
     def registration_token(self, uses: int = 1) -> str:
         answer = self.call("POST", "/runners/tokens", json={"uses": uses, "ttl_s": 600})
         return str(answer["registration_token"])
 
-    def until(self, job_id: int, wanted: Callable[[Json], bool], patience_s: float = 60) -> Json:
+    def until(self, job_id: int, wanted: Callable[[Json], bool], patience_s: float = 90) -> Json:
         """Waits until the job is as wanted."""
         job: Json | None = None
         give_up_at = time.monotonic() + patience_s
