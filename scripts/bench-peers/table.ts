@@ -46,4 +46,8 @@ export const rate = (perSecond: number, p50Ms: number, unit: string): Figure => 
   value: perSecond,
   text: `${rounded(perSecond)} ${unit}/s, p50 ${rounded(p50Ms)} ms`,
 });
-export const millis = (value: number): Figure => ({ value, text: `${rounded(value)} ms` });
+/** Milliseconds of one request; NaN when none was answered, which is worse than any time. */
+export const millis = (value: number): Figure =>
+  Number.isNaN(value)
+    ? { value: Number.POSITIVE_INFINITY, text: "no answer" }
+    : { value, text: `${rounded(value)} ms` };

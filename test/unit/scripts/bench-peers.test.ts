@@ -20,6 +20,7 @@ describe("the table of two servers", () => {
     expect(standingOf(row(0, 0, "lower"))).toBe("level");
     expect(standingOf(row(0, 3, "lower"))).toBe("ahead");
     expect(standingOf(row(360, Number.POSITIVE_INFINITY, "lower"))).toBe("ahead");
+    expect(standingOf(row(Number.NaN, 30_000, "lower"))).toBe("behind");
     expect(standingOf(row(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, "lower"))).toBe("level");
   });
 
