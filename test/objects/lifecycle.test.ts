@@ -147,6 +147,26 @@ describe("old checkpoints", () => {
     expect((await artifact(second, ids[0] ?? "", "content")).status).toBe(200);
   });
 
+  it("are told with the models that were exported along, and what was said already is not stored again", async ({
+    expect,
+  }) => {
+    const owner = await person();
+    const { jobId, lease } = await runningJob(owner);
+    const bytes = textBytes("a model");
+    const model = await createArtifact(lease, bytes, { kind: "model", name: "best.onnx" });
+    const { artifact_id } = model.body;
+    await putPart(lease, artifact_id, 1, bytes);
+    await artifact(lease, artifact_id, "complete");
+    const batch = vi.spyOn(env.DB, "batch");
+    const told = (seq: number) =>
+      events(lease, [{ seq, event: "checkpoint", data: { artifact_id, epoch: 1, role: "best" } }]);
+    expectTaken(await told(1));
+    expect(await listed(jobId, owner.token)).toEqual(["1 best"]);
+    const before = batch.mock.calls.length;
+    expectTaken(await told(2));
+    expect(batch.mock.calls.length).toBe(before);
+  });
+
   it("keep their upload apart from files of other kinds", async ({ expect }) => {
     const owner = await person();
     const { lease } = await runningJob(owner);

@@ -87,6 +87,33 @@ describe("the object of a job that is watched", () => {
     await near.until(() => near.of("log").length === 5);
   });
 
+  it("forgets what it kept when nobody has come back, also of a job that has ended", async ({ expect }) => {
+    clock.stop();
+    const owner = await person();
+    const { jobId, lease } = await runningJob(owner);
+    const [reader, other] = [await watch(jobId, owner), await watch(jobId, owner)];
+    await report(lease, 1, 3);
+    await events(lease, [endEvent(4)]);
+    await reader.closed();
+    await other.closed();
+    await vi.waitFor(async () => expect(await socketsOf(jobId)).toBe(0));
+    const kept = () =>
+      runInDurableObject(jobObject(jobId), (_, state) =>
+        state.storage.sql.exec<{ n: number }>("SELECT count(*) AS n FROM live_events").one(),
+      );
+    for (const [seconds, some] of [
+      [601, true],
+      [601, false],
+    ] as const) {
+      clock.advanceS(seconds);
+      await ring(jobId);
+      expect((await kept()).n > 0).toBe(some);
+    }
+    // Nothing has happened since: the end is still known.
+    const headers = { authorization: `Bearer ${owner.token}`, "last-event-id": reader.lastId };
+    expect((await request(eventsPath(jobId), headers)).status).toBe(204);
+  });
+
   it("tells the end of a job whose tail never came, when its time is over", async ({ expect }) => {
     clock.stop();
     const owner = await person();
@@ -107,11 +134,23 @@ describe("the object of a job that is watched", () => {
     const owner = await person();
     const jobId = await job(owner);
     const [stays, goes] = [await watch(jobId, owner), await watch(jobId, owner)];
+    const keepsUntil = () =>
+      runInDurableObject(
+        jobObject(jobId),
+        (_, state) => state.storage.kv.get<{ untilMs: number | null }>("live")?.untilMs,
+      );
     expect(await socketsOf(jobId)).toBe(2);
     await goes.cancel();
     await vi.waitFor(async () => expect(await socketsOf(jobId)).toBe(1));
+    expect(await keepsUntil()).toBeNull();
+    await stays.cancel();
+    await vi.waitFor(async () => expect(await keepsUntil()).toBeGreaterThan(Date.now()));
+    expect(await socketsOf(jobId)).toBe(0);
+    const back = await watch(jobId, owner, stays.lastId);
+    expect(await keepsUntil()).toBeNull();
     await stop(owner, jobId);
-    await stays.closed();
+    await back.closed();
+    expect(back.events.map(({ event }) => event)).toEqual(["status", "end"]);
     await vi.waitFor(async () => expect(await socketsOf(jobId)).toBe(0));
   });
 });

@@ -138,10 +138,11 @@ export function createIntake(store: JobStore, limits: Limits) {
           const field = "data.artifact_id";
           return { code: "FORBIDDEN", field, message: `${field}: is no artifact of this attempt` };
         }
-        if (upload.state !== "complete" || upload.row.kind !== "checkpoint") {
-          return invalid("data.artifact_id", "is no complete checkpoint");
-        }
+        const isOne = upload.row.kind === "checkpoint" || upload.row.kind === "model";
+        if (upload.state !== "complete" || !isOne) return invalid("data.artifact_id", "is no complete checkpoint");
         const row = { ...upload.row, epoch: report.epoch, role: report.role ?? upload.row.role };
+        // Most was said already when the upload was opened.
+        if (row.epoch === upload.row.epoch && row.role === upload.row.role) return null;
         store.uploads.put({ ...upload, row });
         store.outbox.push({ kind: "artifact", row });
         return null;

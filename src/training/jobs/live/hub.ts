@@ -143,7 +143,11 @@ export function createLiveHub(
       const over = isOver(state);
       if (over !== journal.hasEnded()) {
         journal.noteEnded(over);
-        if (over) events.push(endEvent(jobId, state));
+        if (over) {
+          events.push(endEvent(jobId, state));
+          // All watchers go with it; of sockets that are closed from here nothing more is heard.
+          journal.linger(now);
+        }
       }
       if (events.length === 0) return;
       if (!journal.isRecording(now, () => watchers().length > 0)) {
@@ -190,6 +194,14 @@ export function createLiveHub(
     /** A watcher has gone. */
     closed(socket: WebSocket, now: number): void {
       if (watchers().every((other) => other === socket)) journal.linger(now);
+    },
+
+    /** When events that nobody may come back for are forgotten; null while somebody watches, or none are kept. */
+    expiresAtMs: (): number | null => journal.untilMs(),
+
+    /** The alarm rings: forgets them if it is time. */
+    expire(now: number): void {
+      journal.isRecording(now, () => watchers().length > 0);
     },
 
     /** The job goes away with the object's storage. */

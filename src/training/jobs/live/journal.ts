@@ -98,6 +98,8 @@ export function openJournal({ sql, kv }: DurableObjectStorage) {
       if (meta?.recording) save({ ...meta, untilMs: now + LINGER_MS });
     },
 
+    untilMs: (): number | null => (meta?.recording ? meta.untilMs : null),
+
     /** Whether what happens now is kept; `isWatched` is asked only when it matters. */
     isRecording(now: number, isWatched: () => boolean): boolean {
       if (meta === null || !meta.recording) return false;
