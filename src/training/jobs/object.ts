@@ -647,6 +647,7 @@ export class TrainingJob extends DurableObject<Env> {
     });
     if (isReminding) await this.#enqueue();
     this.#giveUpOldUploads(now);
+    this.#live.expire(now);
     await this.#cleanUp();
     await this.#projector.settle();
     await this.#archiveLogs();
@@ -1082,6 +1083,7 @@ export class TrainingJob extends DurableObject<Env> {
         nextDeadline(state, this.#policy),
         state.phase === "queued" ? this.#remindedPoolAtMs + REMIND_POOL_MS : null,
         openSinceMs === null ? null : openSinceMs + this.#timers.upload_ttl_s * 1000,
+        this.#live.expiresAtMs(),
         uploads.aborting().length === 0 ? null : now + CLEAN_UP_RETRY_MS,
         this.#hasLogsToPutAway(head) ? now + ARCHIVE_MS : null,
         // Also when D1 answers: this object may end before it has.
