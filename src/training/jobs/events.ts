@@ -317,6 +317,45 @@ function perClass(raw: Record<string, unknown>): Record<string, JsonObject> {
   );
 }
 
+const isCount = (value: unknown, max: number): value is number =>
+  Number.isInteger(value) && typeof value === "number" && value >= 0 && value <= max;
+/** A finite number, or nothing at all. */
+const isMeasured = (value: unknown): value is number | null | undefined =>
+  value === undefined || value === null || (typeof value === "number" && Number.isFinite(value));
+
+/**
+ * A point whose data are beyond doubt, read without a schema: nearly every event is one, and a schema takes most of its time.
+ * Null for everything else, right or wrong: the schema decides then, with the same outcome for what is taken here.
+ */
+function plainMetric(data: unknown, limits: MetricNameLimits): Metric | null {
+  if (typeof data !== "object" || data === null || Array.isArray(data)) return null;
+  const { epoch, step = 0, loss, accuracy, learning_rate: learningRate, extra_metrics: extra } = data as JsonObject;
+  if (!isCount(epoch, MAX_EPOCH) || !isCount(step, MAX_STEP)) return null;
+  if (!isMeasured(loss) || !isMeasured(accuracy) || !isMeasured(learningRate)) return null;
+  const extraMetrics: Record<string, number | null> = {};
+  if (extra !== undefined && extra !== null) {
+    if (typeof extra !== "object" || Array.isArray(extra)) return null;
+    const names = Object.keys(extra);
+    if (names.length > limits.names) return null;
+    for (const name of names) {
+      const value = (extra as JsonObject)[name];
+      if (name === "__proto__" || name.length > limits.nameLength) return null;
+      if (typeof value !== "number" || !Number.isFinite(value)) return null;
+      extraMetrics[name] = value;
+    }
+  }
+  return {
+    type: "metric",
+    epoch,
+    step,
+    loss: loss ?? null,
+    accuracy: accuracy ?? null,
+    learningRate: learningRate ?? null,
+    extraMetrics,
+    nonFinite: null,
+  };
+}
+
 const cache = new Map<string, ReturnType<typeof schemas>>();
 
 /**
@@ -329,6 +368,8 @@ export function parseReport(
   data: unknown,
   limits: MetricNameLimits,
 ): Result<Report, { code: "VALIDATION_ERROR"; field: string; message: string }> {
+  const plain = event === "epoch_complete" ? plainMetric(data, limits) : null;
+  if (plain !== null) return ok(plain);
   const cacheKey = `${limits.names}:${limits.nameLength}`;
   const known = cache.get(cacheKey) ?? schemas(limits);
   cache.set(cacheKey, known);

@@ -66,7 +66,7 @@ export function createAttemptService(deps: {
 
   /** An event without a number. */
   async function unnumbered(report: Report, data: unknown): Promise<UnnumberedReport> {
-    const identity = identityOf(report, await sha256Hex(JSON.stringify(report)));
+    const identity = identityOf(report, report.type === "log" ? await sha256Hex(JSON.stringify(report)) : "");
     return { identity, report, mlflowRunId: mlflowRunIdOf(data) };
   }
 

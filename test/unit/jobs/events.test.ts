@@ -307,3 +307,63 @@ describe("the identity of an event without a number", () => {
     expect(identity("completed", {})).toBe(identity("failed", {}));
   });
 });
+
+describe("a point whose data are plain", () => {
+  const names = ["f1", "constructor", "__proto__", "a b/ü", "", "toString", "x".repeat(20), "x".repeat(21)];
+  const numbers = [
+    "0",
+    "-0.5",
+    "1e-300",
+    "12345.678",
+    "1e400",
+    "NaN",
+    "-Infinity",
+    "null",
+    '"nan"',
+    '"0.5"',
+    "true",
+    "{}",
+  ];
+
+  it("is read as the schema reads it: one that goes through the schema for another reason comes out the same", ({
+    expect,
+  }) => {
+    let seed = 7;
+    const any = <T>(list: T[]): T => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return list[Math.floor((seed / 2 ** 31) * list.length)] as T;
+    };
+    let [taken, refused] = [0, 0];
+    for (let i = 0; i < 3_000; i += 1) {
+      const extra = Array.from({ length: any([0, 1, 2, 3, 6]) }, (_, n) => [any(names) + (n || ""), any(numbers)]);
+      const unique = [...new Map(extra.map(([name, value]) => [name, value]))];
+      const field = (name: string, value: string) => (any([0, 1, 2]) === 0 ? [] : [`"${name}":${value}`]);
+      const fields = [
+        `"epoch":${any(["0", "1", "1000000", "1000001", "1.5", "-1", '"1"'].slice(0, any([2, 3, 7])))}`,
+        ...field("step", any(["0", "5", "1000000000000", "1000000000001", "null", "0.5"])),
+        ...field("loss", any(numbers)),
+        ...field("accuracy", any(numbers)),
+        ...field("learning_rate", any(numbers)),
+        ...field(
+          "extra_metrics",
+          any([`{${unique.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}`, "null", "[]", "3"]),
+        ),
+      ];
+      const plain = read("epoch_complete", `{${fields.join(",")}}`);
+      // A value that is not finite keeps the whole event from the short way, and shows in the flags only.
+      const hasAccuracy = fields.some((text) => text.startsWith('"accuracy"'));
+      if (hasAccuracy) continue;
+      const slow = read("epoch_complete", `{${fields.join(",")},"accuracy":NaN}`);
+      if (!plain.ok || !slow.ok) {
+        refused += 1;
+        expect([plain.ok, !plain.ok && plain.error.field]).toEqual([slow.ok, !slow.ok && slow.error.field]);
+        continue;
+      }
+      taken += 1;
+      const { nonFinite, ...rest } = slow.value as Extract<Report, { type: "metric" }>;
+      const others = nonFinite?.filter((name) => name !== "accuracy") ?? [];
+      expect(plain.value).toEqual({ ...rest, nonFinite: others.length > 0 ? others : null });
+    }
+    expect(Math.min(taken, refused)).toBeGreaterThan(50);
+  });
+});
