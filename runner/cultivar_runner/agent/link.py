@@ -28,6 +28,8 @@ from .uploads import Uploads
 POLL_S = 0.05
 # After an error of this machine, not of a call (a disk that cannot be read), a sender begins again.
 RESTART_S = 2.0
+# The same trouble is said again after so long.
+REPEAT_S = 60.0
 
 
 class LeaseLost(Exception):
@@ -91,6 +93,7 @@ class Link:
         self._desired = "run"
         self._last_seq: int | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._said, self._said_at = "", 0.0
         timers, limits = lease.timers, lease.limits
         self.retry = Retry(Backoff(timers.retry_base_s, timers.retry_cap_s), on_retry=seldom(log))
         mask = create_mask([lease.job_token, *secrets])
@@ -246,7 +249,11 @@ class Link:
         self.note("stderr", line)
 
     def _trouble(self, error: BaseException) -> None:
-        self._log(error_text(error))
+        # A full disk fails with every write: said once in a while.
+        text = error_text(error)
+        if text != self._said or time.monotonic() - self._said_at >= REPEAT_S:
+            self._said, self._said_at = text, time.monotonic()
+            self._log(text)
 
     async def _supervise(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Keeps a loop going until the end of the link; the server's refusal of the attempt is that end."""
