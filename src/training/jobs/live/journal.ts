@@ -93,9 +93,9 @@ export function openJournal({ sql, kv }: DurableObjectStorage) {
       save({ ...meta, recording: true, missed: false, untilMs: null });
     },
 
-    /** Nobody watches any more. */
+    /** Nobody watches any more; said again it changes nothing. */
     linger(now: number): void {
-      if (meta?.recording) save({ ...meta, untilMs: now + LINGER_MS });
+      if (meta?.recording && meta.untilMs === null) save({ ...meta, untilMs: now + LINGER_MS });
     },
 
     untilMs: (): number | null => (meta?.recording ? meta.untilMs : null),
