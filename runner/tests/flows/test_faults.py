@@ -6,9 +6,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.flows.test_agent import create, ended, messages, scripted_runner
 from tests.support import scripted_trainer as scripted
@@ -177,3 +181,37 @@ def test_two_processes_with_one_token_do_not_work_at_once(server: FlowServer, us
     first.signal(signal.SIGTERM)
     assert first.ended() == 0
     second.says("ready: ", 60)
+
+
+def test_a_full_disk_under_the_outbox_costs_no_report(
+    server: FlowServer, user: User, start_runner: Start, tmp_path: Path
+) -> None:
+    """The state folder is a file system of 2 MB, half of it data, where the system allows to mount one."""
+    small = tmp_path / "runner-small"
+    small.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2000k", "tmpfs", str(small)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("may not mount")
+    try:
+        cache = str(tmp_path / "cache")
+        # Data that have to be fetched are refused on a disk without room; these are here already.
+        first = scripted_runner(start_runner, server, "--once", "--cache-dir", cache)
+        warm = create(user, epochs=1)
+        user.start(warm)
+        user.until(warm, ended)
+        assert first.ended() == 0
+        runner = scripted_runner(start_runner, server, "--once", "--cache-dir", cache, name="small")
+        job_id = create(user, epochs=4, seed=scripted.TALKS)
+        user.start(job_id)
+        job = user.until(job_id, ended)
+        assert (job["status"], job["data_complete"]) == ("completed", True)
+        assert [row["epoch"] for row in user.metrics(job_id)] == [1, 2, 3, 4]
+        lines = [text for text in messages(user, job_id, "stdout") if text.startswith("epoch 4 line")]
+        assert len(lines) > 4_000
+        assert runner.ended() == 0
+        assert "No space left on device" in runner.output
+    finally:
+        for _ in range(20):
+            if subprocess.run(["umount", str(small)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.2)
