@@ -39,6 +39,7 @@ const ConfigSchema = z.object({
   vars: z.record(z.string(), z.string()),
   d1_databases: z.array(z.object({ binding: z.string(), database_id: z.string() })),
   r2_buckets: z.array(z.object({ binding: z.string(), bucket_name: z.string() })),
+  images: z.object({ binding: z.string() }),
   durable_objects: z.object({ bindings: z.array(z.object({ name: z.string(), class_name: z.string() })) }),
 });
 
@@ -111,6 +112,7 @@ export async function startBenchServer(
           compatibilityFlags,
           bindings: { ...config.vars, ...secrets, ...settings },
           d1Databases,
+          images: { binding: config.images.binding },
           r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
           durableObjects: Object.fromEntries(
             config.durable_objects.bindings.map(({ name, class_name }) => [

@@ -34,12 +34,19 @@ const floatField = (field: number, value: number) =>
   concat([varint(field * 8 + 5), new Uint8Array(Float32Array.of(value).buffer)]);
 
 const FLOAT = 1;
+const INT8 = 3;
 const INT64 = 7;
 
 export type TensorSpec =
   | { name: string; dims: number[]; floats: ArrayLike<number> }
   | { name: string; dims: number[]; int64s: readonly number[] }
-  | { name: string; dims: number[]; external: { location: string; offset: number; length: number } };
+  | { name: string; dims: number[]; int8s: Int8Array }
+  | {
+      name: string;
+      dims: number[];
+      external: { location: string; offset: number; length: number };
+      of?: "float" | "int8";
+    };
 
 const tensorParts = (tensor: TensorSpec): Uint8Array[] => {
   const dims = tensor.dims.map((dim) => int(1, dim));
@@ -51,11 +58,14 @@ const tensorParts = (tensor: TensorSpec): Uint8Array[] => {
     const raw = new Uint8Array(BigInt64Array.from(tensor.int64s, BigInt).buffer);
     return [...dims, int(2, INT64), text(8, tensor.name), bytesField(9, raw)];
   }
+  if ("int8s" in tensor) {
+    return [...dims, int(2, INT8), text(8, tensor.name), bytesField(9, new Uint8Array(tensor.int8s))];
+  }
   const entry = (key: string, value: string) => message(13, text(1, key), text(2, value));
   const { location, offset, length } = tensor.external;
   return [
     ...dims,
-    int(2, FLOAT),
+    int(2, tensor.of === "int8" ? INT8 : FLOAT),
     text(8, tensor.name),
     entry("location", location),
     entry("offset", String(offset)),

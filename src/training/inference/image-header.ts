@@ -32,6 +32,12 @@ export const MAX_IMAGE_BYTES = 16 * 1024 * 1024;
  */
 export const MAX_PIXELS: Record<ImageType, number> = { png: 4_000_000, jpeg: 5_000_000, webp: 5_000_000 };
 
+/**
+ * Pixels of an image that is decoded here where the Images binding could make it smaller: what a codec takes for it, it keeps
+ * for good. One number, whatever is in memory at the moment, so that a picture is always answered alike.
+ */
+export const MAX_PIXELS_BESIDE_BINDING = 2_000_000;
+
 /** Pixels of an image that the Images binding makes smaller before it is decoded here. */
 export const MAX_SHRINKABLE_PIXELS = 50_000_000;
 

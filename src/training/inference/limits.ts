@@ -1,5 +1,4 @@
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
-import type { ImageHeader } from "./image-header.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { tensorLength } from "./preprocess.ts";
 
@@ -9,8 +8,12 @@ import { tensorLength } from "./preprocess.ts";
  * are copied on parsing; weights in a second file are taken over once.
  */
 
-/** 64 KiB pages of Wasm memory that ONNX Runtime may take: 88 MiB. A model that needs more fails alone. */
-export const MAX_WASM_PAGES = 1408;
+/**
+ * 64 KiB pages of Wasm memory that ONNX Runtime may take: 76 MiB. A model that needs more fails alone. Beside it an isolate
+ * holds its heap (about 20 MB), the image codecs (17 MB), one image (8 MB) and, while it is loaded, a model's file, see
+ * `npm run check:inference-memory`. With less, dense models of 16 MB in one file could not be opened.
+ */
+export const MAX_WASM_PAGES = 1216;
 
 /** Graph and weights in one file. */
 export const MAX_SINGLE_FILE_BYTES = 20_000_000;
@@ -20,31 +23,6 @@ export const MAX_EXTERNAL_TOTAL_BYTES = 40_000_000;
 
 /** Float32 values of the input: 20 MB. */
 export const MAX_INPUT_VALUES = 5_000_000;
-
-/** Of the 128 MB of an isolate, what Wasm memories and one decoded image may take: the rest is code, heap and the request. */
-export const MEMORY_FOR_IMAGES_AND_MODELS = 104_000_000;
-
-/**
- * What decoding takes, measured for images of 2 to 12 megapixels: Wasm memory of the codec, which also holds the pixels once
- * (a progressive JPEG keeps all coefficients), or the inflated rows of a PNG; and the pixels themselves.
- */
-function decodingBytes({ type, width, height }: Pick<ImageHeader, "type" | "width" | "height">): {
-  codec: number;
-  own: number;
-} {
-  const pixels = width * height;
-  return type === "png" ? { codec: 0, own: pixels * 8 } : { codec: 12_000_000 + pixels * 6, own: pixels * 4 };
-}
-
-/** Whether an image can be decoded beside what the two Wasm memories have taken already; they never shrink. */
-export function fitsBeside(
-  header: Pick<ImageHeader, "type" | "width" | "height">,
-  onnxBytes: number,
-  codecBytes: number,
-): boolean {
-  const { codec, own } = decodingBytes(header);
-  return onnxBytes + Math.max(codecBytes, codec) + own <= MEMORY_FOR_IMAGES_AND_MODELS;
-}
 
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 

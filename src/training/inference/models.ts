@@ -7,8 +7,8 @@ import type { Failure, Result } from "../../shared/result.ts";
 
 export type Releasable = { release(): Promise<void> };
 
-/** Wasm memory for weights, of the 88 MiB: the rest is for the runtime itself and for the values between layers. */
-export const MODEL_BUDGET_BYTES = 56 * 1024 * 1024;
+/** Wasm memory for weights, of the 76 MiB: the rest is for the runtime itself and for the values between layers. */
+export const MODEL_BUDGET_BYTES = 48 * 1024 * 1024;
 
 /** What a model takes while open, measured: 2.5 times the file, or 1.25 times both files with external weights. */
 export const openBytes = (graphBytes: number, externalBytes: number): number =>
@@ -16,11 +16,14 @@ export const openBytes = (graphBytes: number, externalBytes: number): number =>
 
 export class ModelShelf<M extends Releasable> {
   readonly #budgetBytes: number;
+  readonly #restart: () => Promise<void>;
   /** In order of use, the longest unused first. */
   readonly #models = new Map<string, { model: M; bytes: number }>();
 
-  constructor(budgetBytes: number) {
+  /** @param restart makes the memory of the models as good as new; nothing is open when it is called */
+  constructor(budgetBytes: number, restart: () => Promise<void>) {
     this.#budgetBytes = budgetBytes;
+    this.#restart = restart;
   }
 
   get size(): number {
@@ -37,15 +40,16 @@ export class ModelShelf<M extends Releasable> {
   }
 
   /**
-   * Opens a model and keeps it; one that could not be opened leaves nothing behind. When it runs out of memory beside
-   * others, the others are released and it is tried once more.
+   * Opens a model and keeps it; one that could not be opened leaves nothing behind. When it runs out of memory it is tried
+   * once more, alone in a memory that is as good as new.
    */
   async open<E extends Failure>(hash: string, bytes: number, open: () => Promise<Result<M, E>>): Promise<Result<M, E>> {
     await this.#makeRoom(bytes);
     let opened = await open();
-    if (!opened.ok && opened.error.code === "MODEL_TOO_LARGE" && this.size > 0) {
+    if (!opened.ok && opened.error.code === "MODEL_TOO_LARGE") {
       await this.clear();
       opened = await open();
+      if (!opened.ok) await this.clear();
     }
     if (opened.ok) this.#models.set(hash, { model: opened.value, bytes });
     return opened;
@@ -58,8 +62,10 @@ export class ModelShelf<M extends Releasable> {
     await entry?.model.release();
   }
 
+  /** Releases all models and what failures have left behind. */
   async clear(): Promise<void> {
     for (const hash of [...this.#models.keys()]) await this.drop(hash);
+    await this.#restart();
   }
 
   async #makeRoom(bytes: number): Promise<void> {

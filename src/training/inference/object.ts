@@ -3,8 +3,14 @@ import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import { Gate } from "./gate.ts";
-import { type ImageHeader, MAX_IMAGE_BYTES, readImageHeader, SHRINKABLE } from "./image-header.ts";
-import { checkModelSize, fitsBeside } from "./limits.ts";
+import {
+  type ImageHeader,
+  MAX_IMAGE_BYTES,
+  MAX_PIXELS_BESIDE_BINDING,
+  readImageHeader,
+  SHRINKABLE,
+} from "./image-header.ts";
+import { checkModelSize } from "./limits.ts";
 import type { CheckpointManifest } from "./manifest.ts";
 import { checkModelFacts, readModelFacts } from "./model-file.ts";
 import { MODEL_BUDGET_BYTES, ModelShelf, openBytes } from "./models.ts";
@@ -48,7 +54,7 @@ const SHRINK_TO = 2;
 
 /** Shared by all objects of the isolate, as its memory is. */
 const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_000 });
-const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES);
+const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES, async () => (await loadWasm()).restartRuntime());
 
 /**
  * The WebAssembly half. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
@@ -99,8 +105,8 @@ export class ModelSession extends DurableObject<Env> {
       const tensor = imageToTensor(pixels, manifest.input, orientation);
 
       let outputs = await session.run(tensor, manifest);
-      if (!outputs.ok && outputs.error.code === "MODEL_TOO_LARGE" && shelf.size > 1) {
-        // It may have been the memory of others that was missing: alone it gets another chance.
+      if (!outputs.ok && outputs.error.code === "MODEL_TOO_LARGE") {
+        // Others may have had the memory, or earlier failures: alone in a new one it gets another chance.
         await shelf.clear();
         const again = await this.#load(wasm, hash, model, external);
         if (!again.ok) return again;
@@ -135,8 +141,8 @@ export class ModelSession extends DurableObject<Env> {
   }
 
   /**
-   * Pixels of an image and the orientation in which they lie. One that is too large to be decoded here, or beside what is in
-   * memory, comes back upright and smaller from the Images binding, where there is one.
+   * Pixels of an image and the orientation in which they lie. A large one comes back upright and smaller from the Images
+   * binding, where there is one.
    * @param edge pixels that suffice for the longer side
    */
   async #decode(
@@ -145,16 +151,16 @@ export class ModelSession extends DurableObject<Env> {
     header: ImageHeader,
     edge: number,
   ): Promise<Result<{ pixels: Pixels; orientation: number }, InferFailure>> {
-    const here = readImageHeader(image);
     // Absent in a deployment that has none, whatever the generated type says.
     const images = this.env.IMAGES as ImagesBinding | undefined;
-    if (images && (!here.ok || !fitsBeside(header, wasm.onnxMemoryBytes(), wasm.codecMemoryBytes()))) {
+    if (images && header.width * header.height > MAX_PIXELS_BESIDE_BINDING) {
       const shrunk = await shrinkImage(images, image, header, Math.min(edge, MAX_SHRUNK_EDGE));
       if (!shrunk.ok) return shrunk;
       const pixels = await wasm.decodeImage(shrunk.value.bytes, shrunk.value.header);
       return pixels.ok ? ok({ pixels: pixels.value, orientation: 1 }) : pixels;
     }
-    if (!here.ok) return here;
+    const accepted = readImageHeader(image);
+    if (!accepted.ok) return accepted;
     const pixels = await wasm.decodeImage(image, header);
     return pixels.ok ? ok({ pixels: pixels.value, orientation: header.orientation }) : pixels;
   }

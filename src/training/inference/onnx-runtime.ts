@@ -55,6 +55,41 @@ ort.env.logLevel = "error";
 /** Wasm memory that ONNX Runtime has taken in this isolate; it never shrinks. */
 export const onnxMemoryBytes = (): number => memory?.buffer.byteLength ?? 0;
 
+/** The shortest model there is: an output that is its input. ONNX IR 8, opset 13; `x` and `y` are float32 of one value. */
+const SMALLEST_MODEL = Uint8Array.of(
+  ...[8, 8, 66, 2, 16, 13, 58, 47],
+  ...[10, 16, 10, 1, 120, 18, 1, 121, 34, 8, 73, 100, 101, 110, 116, 105, 116, 121, 18, 1, 103],
+  ...[90, 11, 10, 1, 120, 18, 6, 10, 4, 8, 1, 18, 0, 98, 11, 10, 1, 121, 18, 6, 10, 4, 8, 1, 18, 0],
+);
+
+/** The memory of the runtime as it was when it had started and nothing was open, up to the last byte that is not zero. */
+let pristine: Uint8Array | null = null;
+
+/** Starts the runtime, and keeps what it needs to be started again. */
+async function startRuntime(): Promise<void> {
+  if (pristine) return;
+  const session = await ort.InferenceSession.create(SMALLEST_MODEL, { executionProviders: ["wasm"] });
+  await session.release();
+  if (!memory) throw new Error("ONNX Runtime runs in a memory that is not ours");
+  const bytes = new Uint8Array(memory.buffer);
+  let length = bytes.length;
+  while (length > 0 && bytes[length - 1] === 0) length -= 1;
+  pristine = bytes.slice(0, length);
+}
+
+/**
+ * Puts the runtime back to where it was before anything was opened. An allocation that fails in the middle of opening or
+ * running leaves behind what was taken before it, and nothing can give that back: memory would be lost with each failure until
+ * no model fits. All that the runtime knows lies in its memory, so restoring the memory restores the runtime; it does not
+ * become smaller. Every session must have been released.
+ */
+export function restartRuntime(): void {
+  if (!memory || !pristine) return;
+  const bytes = new Uint8Array(memory.buffer);
+  bytes.set(pristine);
+  bytes.fill(0, pristine.length);
+}
+
 export type ModelFailure = Failure<"MODEL_TOO_LARGE" | "MODEL_NOT_USABLE">;
 
 /**
@@ -91,6 +126,7 @@ export class OnnxModel {
     external: { path: string; data: Uint8Array } | null,
   ): Promise<Result<OnnxModel, ModelFailure>> {
     try {
+      await startRuntime();
       const session = await ort.InferenceSession.create(graph, {
         executionProviders: ["wasm"],
         ...(external && { externalData: [external] }),

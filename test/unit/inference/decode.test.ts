@@ -128,11 +128,11 @@ describe("readAnswer beside Ultralytics", () => {
     expect(result.num_instances).toBe(expected.masks.length);
     let compared = 0;
     result.predicted_masks.forEach(({ polygon }, index) => {
-      for (const [x, y] of polygon) {
+      for (const [x = 0, y = 0] of polygon) {
         expect(x >= 0 && y >= 0 && x <= width && y <= height, `point ${x}, ${y}`).toBe(true);
       }
       // Back in pixels of the input, where the mask of the framework is.
-      const back = polygon.map(([x, y]): [number, number] => [
+      const back = polygon.map(([x = 0, y = 0]): [number, number] => [
         x * placement.scaleX + placement.offsetX,
         y * placement.scaleY + placement.offsetY,
       ]);

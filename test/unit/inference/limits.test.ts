@@ -1,7 +1,6 @@
 import { describe, it } from "vitest";
 import {
   checkModelSize,
-  fitsBeside,
   MAX_EXTERNAL_TOTAL_BYTES,
   MAX_SINGLE_FILE_BYTES,
 } from "../../../src/training/inference/limits.ts";
@@ -50,27 +49,5 @@ describe("checkModelSize", () => {
       error: { code: "MODEL_TOO_LARGE" },
     });
     expect(checkModelSize({ input: input(1280, 1280, 3) }, 1000, 0).ok).toBe(true);
-  });
-});
-
-describe("fitsBeside", () => {
-  const MiB = 2 ** 20;
-  const jpeg = (megapixels: number) => ({ type: "jpeg" as const, width: 1000, height: megapixels * 1000 });
-  const png = (megapixels: number) => ({ type: "png" as const, width: 1000, height: megapixels * 1000 });
-
-  it("lets the largest image in beside a small model, and a small image beside any", ({ expect }) => {
-    expect(fitsBeside(jpeg(5), 40 * MiB, 0)).toBe(true);
-    expect(fitsBeside(png(4), 50 * MiB, 16 * MiB)).toBe(true);
-    expect(fitsBeside(jpeg(0.3), 70 * MiB, 16 * MiB)).toBe(true);
-  });
-
-  it("keeps a large one out beside a large model", ({ expect }) => {
-    expect(fitsBeside(jpeg(5), 58 * MiB, 0)).toBe(false);
-    expect(fitsBeside(png(4), 70 * MiB, 0)).toBe(false);
-  });
-
-  it("counts what the codecs have grown to, for they do not shrink", ({ expect }) => {
-    expect(fitsBeside(jpeg(2), 50 * MiB, 16 * MiB)).toBe(true);
-    expect(fitsBeside(jpeg(2), 50 * MiB, 50 * MiB)).toBe(false);
   });
 });

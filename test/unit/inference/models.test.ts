@@ -11,7 +11,9 @@ const model = (name: string, log: string[]) => ({
 
 const shelfWith = async (budget: number, sizes: Record<string, number>) => {
   const log: string[] = [];
-  const shelf = new ModelShelf<ReturnType<typeof model>>(budget);
+  const shelf = new ModelShelf<ReturnType<typeof model>>(budget, async () => {
+    log.push(`restarted with ${shelf.size}`);
+  });
   for (const [name, bytes] of Object.entries(sizes)) await shelf.open(name, bytes, async () => ok(model(name, log)));
   return { log, shelf };
 };
@@ -63,7 +65,7 @@ describe("ModelShelf", () => {
     expect(shelf.size).toBe(0);
   });
 
-  it("tries once more alone when memory was short beside others", async ({ expect }) => {
+  it("tries once more alone, in a memory as good as new, when memory was short", async ({ expect }) => {
     const { shelf, log } = await shelfWith(100, { a: 10, b: 10 });
     let calls = 0;
     const opened = await shelf.open("c", 10, async () => {
@@ -71,23 +73,39 @@ describe("ModelShelf", () => {
       return calls === 1 ? fail("MODEL_TOO_LARGE", "no memory") : ok(model("c", log));
     });
     expect(opened.ok).toBe(true);
-    expect(log).toEqual(["released a", "released b"]);
+    expect(log).toEqual(["released a", "released b", "restarted with 0"]);
+    expect(shelf.get("c")?.name).toBe("c");
   });
 
-  it("does not try again what fails alone or for another reason", async ({ expect }) => {
-    for (const [sizes, code] of [
-      [{}, "MODEL_TOO_LARGE"],
-      [{ a: 10 }, "MODEL_NOT_USABLE"],
-    ] as const) {
-      const { shelf, log } = await shelfWith(100, sizes);
-      let calls = 0;
-      await shelf.open("c", 10, async () => {
-        calls += 1;
-        return fail(code, "no");
-      });
-      expect(calls).toBe(1);
-      expect(log).toEqual([]);
-    }
+  it("does that when nothing else is open too: earlier failures may have kept memory", async ({ expect }) => {
+    const { shelf, log } = await shelfWith(100, {});
+    let calls = 0;
+    const opened = await shelf.open("c", 10, async () => {
+      calls += 1;
+      return calls === 1 ? fail("MODEL_TOO_LARGE", "no memory") : ok(model("c", log));
+    });
+    expect([opened.ok, log]).toEqual([true, ["restarted with 0"]]);
+  });
+
+  it("gives up after the second time and leaves the memory as good as new", async ({ expect }) => {
+    const { shelf, log } = await shelfWith(100, { a: 10 });
+    let calls = 0;
+    const opened = await shelf.open("c", 10, async () => {
+      calls += 1;
+      return fail("MODEL_TOO_LARGE", "no memory");
+    });
+    expect([opened.ok, calls, shelf.size]).toEqual([false, 2, 0]);
+    expect(log).toEqual(["released a", "restarted with 0", "restarted with 0"]);
+  });
+
+  it("does not try again what fails for another reason", async ({ expect }) => {
+    const { shelf, log } = await shelfWith(100, { a: 10 });
+    let calls = 0;
+    await shelf.open("c", 10, async () => {
+      calls += 1;
+      return fail("MODEL_NOT_USABLE", "no");
+    });
+    expect([calls, log]).toEqual([1, []]);
   });
 
   it("releases on drop, once", async ({ expect }) => {

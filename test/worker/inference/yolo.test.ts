@@ -55,6 +55,7 @@ const picture = fromBase64(fixtures.image.png);
 describe("ModelSession: models that Ultralytics exported", () => {
   it.for(Object.keys(fixtures.models))(
     "finds with %s what its predictor finds in the same picture",
+    { timeout: 180_000 }, // the first one loads the runtime
     async (name, { expect }) => {
       const answer = await infer(exported(name), yoloManifest(fixtures, name), picture);
       const expected = fixtures.models[name]?.expected;
