@@ -1,5 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
-import { createRouter, idParam, jsonBody, jsonContent, problems } from "../http/create-api.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../http/create-api.ts";
+import { idParam } from "../http/fields.ts";
 import {
   ApiTokenListSchema,
   ChangePasswordSchema,

@@ -1,5 +1,5 @@
 import { z } from "@hono/zod-openapi";
-import { idParam, intQuery, plainText } from "../../http/create-api.ts";
+import { idParam, intQuery, plainText } from "../../http/fields.ts";
 import { TaskTypeSchema } from "../models/schemas.ts";
 import { DATASET_FORMATS } from "./formats/types.ts";
 

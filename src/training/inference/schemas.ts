@@ -1,5 +1,6 @@
 import { z } from "@hono/zod-openapi";
-import { ProblemSchema, plainText } from "../../http/create-api.ts";
+import { ProblemSchema } from "../../http/create-api.ts";
+import { plainText } from "../../http/fields.ts";
 import { type InferenceOptions, type ResultTask, TASK_RESULTS } from "./results.ts";
 
 const text = (pattern: RegExp, message: string) => z.string().trim().regex(pattern, message);

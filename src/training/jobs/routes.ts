@@ -1,7 +1,8 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { serveContent } from "../../http/content.ts";
-import { boolQuery, createRouter, idParam, intQuery, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
 import { readCursor, writeCursor } from "../../http/cursor.ts";
+import { boolQuery, idParam, intQuery } from "../../http/fields.ts";
 import { AppError } from "../../shared/errors.ts";
 import { idempotencyKey, keyHeader } from "../idempotency.ts";
 import { JOB_SORTS } from "./list-order.ts";

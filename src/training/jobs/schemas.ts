@@ -1,5 +1,5 @@
 import { z } from "@hono/zod-openapi";
-import { plainText } from "../../http/create-api.ts";
+import { plainText } from "../../http/fields.ts";
 import { canonicalTaskType, TASK_TYPES, TaskTypeSchema } from "../models/schemas.ts";
 import { QUEUE_REASONS } from "../runners/match.ts";
 

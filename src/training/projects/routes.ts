@@ -1,5 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
-import { createRouter, idParam, intQuery, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { idParam, intQuery } from "../../http/fields.ts";
 import { idempotencyKey, keyHeader } from "../idempotency.ts";
 import {
   ChangedRoleSchema,

@@ -1,6 +1,6 @@
 import { z } from "@hono/zod-openapi";
 import { EmailSchema } from "../../auth/email.ts";
-import { plainText } from "../../http/create-api.ts";
+import { plainText } from "../../http/fields.ts";
 import { TaskTypeSchema } from "../models/schemas.ts";
 
 const projectName = plainText({ min: 1, max: 200 })

@@ -1,5 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
-import { boolQuery, createRouter, intQuery, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { boolQuery, intQuery } from "../../http/fields.ts";
 import {
   DrainingRunnerSchema,
   RegistrationTokenRequestSchema,

@@ -2,7 +2,8 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { bearerToken } from "../../auth/bearer.ts";
 import { readBytes, requireJsonType } from "../../http/body.ts";
 import { serveContent } from "../../http/content.ts";
-import { createRouter, idParam, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { createRouter, jsonBody, jsonContent, problems } from "../../http/create-api.ts";
+import { idParam } from "../../http/fields.ts";
 import { AppError } from "../../shared/errors.ts";
 import { isTooDeep, MAX_DEPTH, parseLenientJson } from "./lenient-json.ts";
 import {

@@ -1,5 +1,6 @@
 import { createRoute, z } from "@hono/zod-openapi";
-import { boolQuery, createRouter, idParam, intQuery, jsonContent, problems } from "../../http/create-api.ts";
+import { createRouter, jsonContent, problems } from "../../http/create-api.ts";
+import { boolQuery, idParam, intQuery } from "../../http/fields.ts";
 import { ValidationImagesSchema, ValidationResultsSchema, ValidationSummarySchema } from "./schemas.ts";
 
 const tags = ["Validation"];

@@ -1,5 +1,5 @@
 import { z } from "@hono/zod-openapi";
-import { plainText } from "../../../http/create-api.ts";
+import { plainText } from "../../../http/fields.ts";
 import { DatasetFormatSchema, nameText, VisibilitySchema } from "../schemas.ts";
 import { MAX_UPLOAD_BYTES } from "./plan.ts";
 

@@ -1,6 +1,7 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { principalOf, requireUser, unauthorized } from "../../../auth/bearer.ts";
-import { createRouter, idParam, jsonContent, problems } from "../../../http/create-api.ts";
+import { createRouter, jsonContent, problems } from "../../../http/create-api.ts";
+import { idParam } from "../../../http/fields.ts";
 import { AppError } from "../../../shared/errors.ts";
 import { LiveEventDataSchema, TicketSchema } from "./schemas.ts";
 
