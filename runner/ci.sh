@@ -16,7 +16,8 @@ if ! command -v uv > /dev/null; then
 fi
 export UV_LINK_MODE=${UV_LINK_MODE:-hardlink}
 [ -x .venv/bin/python ] || uv venv --quiet --python '>=3.11' .venv
-uv pip install --quiet --python .venv/bin/python -e '.[timm,ultralytics,dev]'
+# Compiled now: every process of the tests imports torch.
+uv pip install --quiet --compile-bytecode --python .venv/bin/python -e '.[timm,ultralytics,dev]'
 bin=$PWD/.venv/bin
 
 # OpenCV's usual build wants the graphics libraries of a desktop; the headless one offers the same module without them.
