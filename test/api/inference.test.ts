@@ -351,6 +351,58 @@ describe("the checkpoint that is run", () => {
   });
 });
 
+describe("two jobs whose best files have one name", () => {
+  const pair = async () => {
+    const owner = await person();
+    const [first, second] = [await job(owner), await job(owner)];
+    const [dog, owl] = [await model(first, 1), await model(second, 2)];
+    const seen = async () => {
+      const answers = [];
+      for (const jobId of [first, second]) {
+        const { body } = await infer(owner, { training_job_id: jobId, file: white });
+        answers.push([body.predictions[0]?.label, body.checkpoint.sha256]);
+      }
+      return answers;
+    };
+    return { first, second, dog, owl, seen };
+  };
+
+  it("are never taken for one another, also when they are exchanged while both are loaded", async ({ expect }) => {
+    const { first, second, dog, owl, seen } = await pair();
+    expect(await seen()).toEqual([
+      ["dog", dog.sha256],
+      ["owl", owl.sha256],
+    ]);
+    // Each job gets a newer best.onnx: the other one's.
+    await model(first, 2, { epoch: 2 });
+    await model(second, 1, { epoch: 2 });
+    expect(await seen()).toEqual([
+      ["owl", owl.sha256],
+      ["dog", dog.sha256],
+    ]);
+  });
+
+  it("answer by their content: bytes that were exchanged in the store are refused, not run", async ({ expect }) => {
+    const owner = await person();
+    const [first, second] = [await job(owner), await job(owner)];
+    const [left, right] = [
+      linearModel({ shape: [1, 1, 2, 2], weights: [[1, 2, 3, 4]], bias: [first] }).graph,
+      linearModel({ shape: [1, 1, 2, 2], weights: [[4, 3, 2, 1]], bias: [second] }).graph,
+    ];
+    const manifest = manifestOf(["cat"]);
+    const [a, b] = [await artifact(first, left, { manifest }), await artifact(second, right, { manifest })];
+    await env.BUCKET.put(a.key, right);
+    await env.BUCKET.put(b.key, left);
+    for (const jobId of [first, second]) {
+      expect(await outcome(owner, { training_job_id: jobId, file: white })).toEqual([
+        422,
+        "VALIDATION_ERROR",
+        "checkpoint",
+      ]);
+    }
+  });
+});
+
 describe("who may ask", () => {
   it("is every member of the job's project and nobody else", async ({ expect }) => {
     const [owner, viewer, stranger] = [await person(), await person(), await person()];
