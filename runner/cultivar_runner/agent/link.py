@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Link:
         self._last_seq: int | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._said, self._said_at = "", 0.0
+        self._announced_seq = 0
         timers, limits = lease.timers, lease.limits
         self.retry = Retry(Backoff(timers.retry_base_s, timers.retry_cap_s), on_retry=seldom(log))
         mask = create_mask([lease.job_token, *secrets])
@@ -121,6 +123,7 @@ class Link:
             retry=self.retry,
             on_stored=self._stored,
             note=lambda line: self.note("stderr", line),
+            reported=self._reported,
         )
         self._events = EventSender(
             client=client,
@@ -189,7 +192,7 @@ class Link:
 
     async def checkpoint(self, message: Checkpoint) -> None:
         """Takes a checkpoint over."""
-        await self._uploads.add(message)
+        await self._uploads.add(message, self._journal.last_seq)
 
     async def end_logs(self) -> None:
         """The streams are over."""
@@ -239,8 +242,13 @@ class Link:
         elif desired == "abandon":
             self.gone.set(LeaseLost("the server wants this attempt abandoned"))
 
+    async def _reported(self, seq: int) -> None:
+        # The checkpoint before is announced first, too: the server may remove it when the next one is complete.
+        await self._until(lambda: self._events.acked >= max(seq, self._announced_seq), math.inf)
+
     async def _stored(self, artifact_id: str, epoch: int, role: str) -> None:
-        self.emit({"event": "checkpoint", "data": {"artifact_id": artifact_id, "epoch": epoch, "role": role}})
+        data = {"artifact_id": artifact_id, "epoch": epoch, "role": role}
+        self._announced_seq = self.emit({"event": "checkpoint", "data": data})
         await self._journal.flushed()
         self._log(f"stored the {role} checkpoint of epoch {epoch}")
 

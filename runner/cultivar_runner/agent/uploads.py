@@ -43,6 +43,8 @@ class Queued(BaseModel):
     role: Literal["best", "last"]
     epoch: int
     files: list[StoredFile]
+    # Number of the newest event when the checkpoint was made.
+    after_seq: int = 0
 
     @property
     def names(self) -> set[str]:
@@ -67,14 +69,22 @@ class Uploads:
         retry: Retry,
         on_stored: Callable[[str, int, str], Awaitable[None]],
         note: Callable[[str], None],
+        reported: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """Opens what an earlier agent left. on_stored: artifact id, epoch, role; returns when it cannot be lost."""
+        """Opens what an earlier agent left.
+
+        on_stored: artifact id, epoch, role; returns when it cannot be lost.
+        reported: returns when the server has the events up to a number. A complete checkpoint can be resumed from, and
+        the epochs before it are never trained again: were this machine lost with their events, the curve would have a
+        hole for good.
+        """
         self._folder = folder / "uploads"
         self._client = client
         self._base = f"/api/v1/internal/jobs/{job_id}/artifacts"
         self._token = token
         self._retry = retry
         self._on_stored = on_stored
+        self._reported = reported
         self._note = note
         self._queue: list[Queued] = []
         self._current: Queued | None = None
@@ -99,10 +109,13 @@ class Uploads:
         """Why single files could not be stored."""
         return list(self._failures)
 
-    async def add(self, message: Checkpoint) -> None:
-        """Takes the files of a checkpoint over. One that is gone already has a newer one behind it: it is left out."""
+    async def add(self, message: Checkpoint, after_seq: int = 0) -> None:
+        """Takes the files of a checkpoint over. One that is gone already has a newer one behind it: it is left out.
+
+        after_seq: number of the newest event; the checkpoint is complete only after it.
+        """
         self._last_id += 1
-        entry = Queued(id=self._last_id, role=message.role, epoch=message.epoch, files=[])
+        entry = Queued(id=self._last_id, role=message.role, epoch=message.epoch, files=[], after_seq=after_seq)
         for file in message.files:
             stored = StoredFile(kind=file.kind, name=file.name, manifest=file.manifest)
             try:
@@ -215,6 +228,8 @@ class Uploads:
                     group.create_task(worker(file.artifact_id))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        if self._reported is not None:
+            await self._reported(entry.after_seq)
         await retrying(lambda: self._client.send("POST", f"{own}/complete", token=self._token), self._retry)
 
     async def _send_part(self, artifact_id: str, path: Path, n: int, part_size: int) -> None:

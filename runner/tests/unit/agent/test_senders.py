@@ -275,6 +275,49 @@ def test_a_checkpoint_goes_in_parts_and_is_announced_when_complete(serve: Serve,
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
+def test_a_checkpoint_is_complete_only_after_the_events_before_it(serve: Serve, hasty: Retry, tmp_path: Path) -> None:
+    store = Store()
+    asked: list[int] = []
+
+    async def work() -> None:
+        client = Client(serve(store).url)
+        acknowledged = asyncio.Event()
+
+        async def reported(seq: int) -> None:
+            asked.append(seq)
+            await acknowledged.wait()
+
+        async def on_stored(artifact_id: str, epoch: int, role: str) -> None:
+            assert acknowledged.is_set()
+
+        uploads = Uploads(
+            tmp_path,
+            client=client,
+            job_id=1,
+            token="t",
+            retry=hasty,
+            on_stored=on_stored,
+            note=lambda line: None,
+            reported=reported,
+        )
+        await uploads.add(checkpoint(tmp_path / "f", b"state"), after_seq=7)
+        running = asyncio.create_task(uploads.run())
+        async with asyncio.timeout(20):
+            while not asked:
+                await asyncio.sleep(0.01)
+            # Its bytes are there, and nobody can resume from it yet.
+            assert (store.bytes_of("a1"), store.complete) == (b"state", [])
+            acknowledged.set()
+            while uploads.pending > 0:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await client.close()
+
+    asyncio.run(work())
+    assert (asked, store.complete) == ([7], ["a1"])
+
+
 def test_parts_whose_answers_are_lost_do_not_travel_twice(serve: Serve, hasty: Retry, tmp_path: Path) -> None:
     store = Store()
     lost: set[str] = set()
