@@ -308,7 +308,12 @@ describe("start", () => {
     await claim(gpu);
     const { jobId, started } = await stubStart(owner, { labels: { zone: "b" }, gpuMemoryMb: 80_000 });
     expect(started).toMatchObject({ ok: true, value: { status: "queued" } });
-    expect((await detail(owner, jobId)).queue).toEqual({ position: 1, reason: "no_runner_has_labels", capable: 0, live: 1 });
+    expect((await detail(owner, jobId)).queue).toEqual({
+      position: 1,
+      reason: "no_runner_has_labels",
+      capable: 0,
+      live: 1,
+    });
     expect((await claim(gpu, 0)).status).toBe(204);
     clock.stop();
     clock.advanceS(3_600);
