@@ -5,8 +5,6 @@ import { z } from "zod";
 export type IsolateMemory = {
   /** Bytes in use: JavaScript heap and the buffers behind it, the two that count towards a Worker's 128 MB. */
   usedBytes(): Promise<number>;
-  /** What remains of that without garbage, which is collected first. */
-  liveBytes(): Promise<number>;
 };
 
 const TargetsSchema = z.array(z.object({ id: z.string(), webSocketDebuggerUrl: z.string() }));
@@ -59,9 +57,5 @@ export async function isolateMemory(inspector: URL, worker: string): Promise<Iso
   };
   return {
     usedBytes,
-    liveBytes: async () => {
-      await ask("HeapProfiler.collectGarbage");
-      return usedBytes();
-    },
   };
 }
