@@ -2,7 +2,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, it, vi } from "vitest";
 import { events, job, person, plainEvent, runningJob } from "../support/api.ts";
-import { detail, epochEvent, jobObject, logsOf, metricsOf, quietWorld } from "../support/jobs.ts";
+import { detail, epochEvent, jobObject, logsOf, metricsOf, quietWorld, ring } from "../support/jobs.ts";
 
 beforeEach(quietWorld);
 afterEach(() => vi.restoreAllMocks());
@@ -28,6 +28,8 @@ describe("an item that D1 refuses for good", () => {
     expect((await metricsOf(owner, jobId)).map((point) => point.epoch)).toEqual([1, 2]);
     expect(await logsOf(owner, jobId)).toEqual(["still here"]);
     expect(await detail(owner, jobId)).toMatchObject({ current_epoch: 2 });
+    // What D1 has is deleted with the next thing that is stored, or by the alarm.
+    expect(await ring(jobId)).toBe(true);
     const left = await runInDurableObject(jobObject(jobId), (_, state) => ({
       outbox: state.storage.sql.exec("SELECT id FROM outbox").toArray().length,
       letters: state.storage.sql

@@ -111,6 +111,26 @@ describe("D1 that fails", () => {
     broken.mockRestore();
     await events(lease, [epochEvent(2)]);
     expect((await metricsOf(owner, jobId)).map((point) => point.id)).toEqual([1, 2]);
+    // What D1 has is deleted with the next thing that is stored, or by the alarm.
+    expect(await ring(jobId)).toBe(true);
+    expect(await outboxSize(jobId)).toBe(0);
+  });
+});
+
+describe("what D1 has", () => {
+  it("is sent once more by an object that ended before it was deleted, and changes nothing", async ({ expect }) => {
+    const owner = await person();
+    const { jobId, lease } = await runningJob(owner);
+    await events(lease, [epochEvent(1), { seq: 2, event: "log", data: { lines: ["once"] } }]);
+    expect(await outboxSize(jobId)).toBeGreaterThan(0);
+    await evictDurableObject(jobObject(jobId));
+    const batches = vi.spyOn(env.DB, "batch");
+    await events(lease, [epochEvent(3, 2)]);
+    expect(batches).toHaveBeenCalled();
+    expect((await metricsOf(owner, jobId)).map((point) => point.epoch)).toEqual([1, 2]);
+    expect(await logsOf(owner, jobId)).toEqual(["once"]);
+    expect(await detail(owner, jobId)).toMatchObject({ status: "running", current_epoch: 2 });
+    expect(await ring(jobId)).toBe(true);
     expect(await outboxSize(jobId)).toBe(0);
   });
 });
@@ -248,6 +268,7 @@ describe("the projection", () => {
       headers: { "content-type": "application/json" },
     });
     expect(answer.body).toMatchObject({ ack_seq: 13, rejected: [] });
+    expect(await ring(jobId)).toBe(true);
     expect(await outboxSize(jobId)).toBe(0);
     expect((await detail(owner, jobId)).status).toBe("failed");
     const results = await call("GET", `/api/v1/validation/results/${jobId}`, { token: owner.token });

@@ -650,6 +650,7 @@ export class TrainingJob extends DurableObject<Env> {
     this.#live.expire(now);
     await this.#cleanUp();
     await this.#projector.settle();
+    this.#store.outbox.sweep();
     await this.#archiveLogs();
     this.#rearm();
   }

@@ -128,13 +128,26 @@ export function openJobStore(storage: DurableObjectStorage) {
     return metricNames;
   };
 
+  /**
+   * Items up to this id are in D1. They are deleted with the next write: a commit for them alone would be one more for each
+   * report, and its answer would wait for it. An object that ends before sends them once more, which changes nothing.
+   */
+  let deliveredTo = 0;
+  const dropDelivered = (): void => {
+    if (deliveredTo > 0) sql.exec("DELETE FROM outbox WHERE id <= ?", deliveredTo);
+    deliveredTo = 0;
+  };
+
   /** What waits in the outbox; null: to be asked. Nobody else writes these tables. */
   let waiting: { oldest: number | null; newest: number | null } | null = null;
   const ask = (): { oldest: number | null; newest: number | null } => {
     // An object that knows no job has no tables, and nothing to tell.
     if (spec === undefined) return { oldest: null, newest: null };
     waiting ??= sql
-      .exec<{ oldest: number | null; newest: number | null }>("SELECT min(id) AS oldest, max(id) AS newest FROM outbox")
+      .exec<{ oldest: number | null; newest: number | null }>(
+        "SELECT min(id) AS oldest, max(id) AS newest FROM outbox WHERE id > ?",
+        deliveredTo,
+      )
       .one();
     return waiting;
   };
@@ -204,6 +217,7 @@ export function openJobStore(storage: DurableObjectStorage) {
       metricNames = null;
       archive = null;
       waiting = null;
+      deliveredTo = 0;
       isUploading = null;
       await storage.deleteAlarm();
       await storage.deleteAll();
@@ -226,6 +240,7 @@ export function openJobStore(storage: DurableObjectStorage) {
           return { json, bytes: utf8.encode(json).byteLength };
         });
         if (rows.some(({ bytes }) => bytes > MAX_ITEM_BYTES)) return false;
+        dropDelivered();
         for (const { json, bytes } of rows) {
           const { id } = sql
             .exec<{ id: number }>("INSERT INTO outbox (item, bytes) VALUES (?, ?) RETURNING id", json, bytes)
@@ -236,7 +251,8 @@ export function openJobStore(storage: DurableObjectStorage) {
       },
       peek(maxBytes: number, maxItems: number) {
         const rows = sql.exec<{ id: number; item: string; bytes: number }>(
-          "SELECT id, item, bytes FROM outbox ORDER BY id LIMIT ?",
+          "SELECT id, item, bytes FROM outbox WHERE id > ? ORDER BY id LIMIT ?",
+          deliveredTo,
           maxItems,
         );
         const items: ProjectionItem[] = [];
@@ -251,10 +267,12 @@ export function openJobStore(storage: DurableObjectStorage) {
         return items.length === 0 ? null : { lastId, items };
       },
       removeUpTo(id: number): void {
-        sql.exec("DELETE FROM outbox WHERE id <= ?", id);
+        deliveredTo = id;
         const isEmpty = waiting?.newest != null && waiting.newest <= id;
         waiting = isEmpty ? { oldest: null, newest: null } : null;
       },
+      /** Deletes what was delivered and not deleted yet. */
+      sweep: dropDelivered,
       setAside(id: number, error: string): void {
         waiting = null;
         storage.transactionSync(() => {
@@ -268,7 +286,7 @@ export function openJobStore(storage: DurableObjectStorage) {
       },
       oldestId: () => ask().oldest,
       newestId: () => ask().newest,
-    } satisfies Outbox & { push(...items: ProjectionItem[]): boolean },
+    } satisfies Outbox & { push(...items: ProjectionItem[]): boolean; sweep(): void },
 
     events: {
       /** Those of the numbers that have not arrived before. */
