@@ -92,7 +92,8 @@ def test_a_killed_runner_takes_its_trainer_along_and_the_next_start_reports_it(
     assert (job["status"], job["attempt"]) == ("completed", 2)
     assert [row["epoch"] for row in user.metrics(job_id)] == list(range(1, 61))
     begins = [line for line in messages(user, job_id, "stdout") if line.startswith("begins after epoch")]
-    assert begins[1] != "begins after epoch 0, sees GPUs None"
+    # What the first one said in its last second may have died with its agent.
+    assert begins[-1] != "begins after epoch 0, sees GPUs None"
     assert len(list((second.state_dir / "attempts").iterdir())) == 0
 
 

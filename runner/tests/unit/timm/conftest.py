@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ SIZE = 32
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics replaces Pillow's opener for its whole process; a trainer of timm never shares one with it."""
+    patches = sys.modules.get("ultralytics.utils.patches")
+    if patches is not None:
+        monkeypatch.setattr(Image, "open", patches._image_open)
 
 
 @pytest.fixture(scope="session")
