@@ -78,11 +78,10 @@ def _run(command: str, environment: Mapping[str, str], channel: Channel) -> int:
         signal.signal(signal.SIGINT, before)
     interrupted_at = 0.0
     while (code := child.poll()) is None:
-        if channel.wait_for_stop(POLL_S) and time.monotonic() - interrupted_at > INTERRUPT_AGAIN_S:
+        time.sleep(POLL_S)
+        if channel.stop_requested and time.monotonic() - interrupted_at > INTERRUPT_AGAIN_S:
             interrupted_at = time.monotonic()
             _interrupt_children()
-        if channel.stop_requested:
-            time.sleep(POLL_S)
     return code
 
 

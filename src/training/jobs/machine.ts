@@ -175,7 +175,8 @@ export const initialState = (): JobState => ({
 const unchanged = (state: JobState): Decision => ok({ state, effects: [] });
 const changed = (state: JobState, ...effects: Effect[]): Decision => ok({ state, effects });
 
-const isTerminal = (phase: Phase): phase is Outcome =>
+/** Whether an attempt in this phase has ended for good. */
+export const isTerminal = (phase: Phase): phase is Outcome =>
   phase === "completed" || phase === "failed" || phase === "stopped";
 
 /** Whether an attempt with a lease is being worked on, heard of or not. */

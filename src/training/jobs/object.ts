@@ -12,6 +12,7 @@ import { archiveLines, deleteRows } from "./log-archive.ts";
 import {
   desiredOf,
   type Effect,
+  isTerminal,
   type JobEvent,
   type JobState,
   nextDeadline,
@@ -605,7 +606,7 @@ export class TrainingJob extends DurableObject<Env> {
     await this.#projector.settle();
     // Asked after the wait, which let others in: the job may have been started in it.
     const { phase } = this.#store.head().state;
-    if (!["pending", "completed", "failed", "stopped"].includes(phase)) {
+    if (phase !== "pending" && !isTerminal(phase)) {
       return fail("INVALID_STATUS", `A job that is ${STATUS_OF[phase]} cannot be deleted; stop it first`);
     }
     this.#live.forget();
@@ -773,7 +774,7 @@ export class TrainingJob extends DurableObject<Env> {
   /** A call for or with files: refused once the attempt has ended. */
   #callForFiles(work: Work, claims: LeaseClaims): Result<JobState> {
     const called = this.#call(work, claims);
-    if (called.ok && ["completed", "failed", "stopped"].includes(called.value.phase)) {
+    if (called.ok && isTerminal(called.value.phase)) {
       return fail("STALE_LEASE", "The attempt has ended; only its log tail is taken");
     }
     return called;
@@ -866,7 +867,7 @@ export class TrainingJob extends DurableObject<Env> {
 
   /** The newest attempt that is over for good, log tail included. */
   #lastOver({ attempt, phase, tailUntilMs }: JobState): number {
-    const isOver = ["completed", "failed", "stopped"].includes(phase) && tailUntilMs === null;
+    const isOver = isTerminal(phase) && tailUntilMs === null;
     return isOver ? attempt : attempt - 1;
   }
 
@@ -1124,8 +1125,6 @@ type EndReport = Extract<Report, { type: "end" }>;
 const PROGRESS: ReadonlySet<Report["type"]> = new Set(["metric", "validation", "checkpoint"]);
 
 const isWaiting = (phase: Phase) => phase === "queued" || phase === "offered";
-
-const isTerminal = (phase: Phase) => phase === "completed" || phase === "failed" || phase === "stopped";
 
 /** Phases in which nobody works on the job, or is about to. */
 const RESCHEDULABLE: ReadonlySet<Phase> = new Set(["pending", "queued", "completed", "failed", "stopped"]);

@@ -2,7 +2,6 @@ import { unauthorized } from "../../auth/bearer.ts";
 import type { Principal } from "../../auth/principal.ts";
 import type { Config } from "../../config.ts";
 import type { IdempotencyKey } from "../../db/idempotency.ts";
-import type { artifacts, trainingMetrics } from "../../db/schema/index.ts";
 import type { Content } from "../../http/content.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
 import { isoSeconds, isoSecondsOrNull } from "../../shared/time.ts";
@@ -23,6 +22,7 @@ import { type JobRemoval, LIVE_STATUSES } from "./removal.ts";
 import type { JobFilter, JobRepository, JobRow, JobScheduling, MetricPage, MetricPosition } from "./repository.ts";
 import { MAX_OWN_PRIORITY } from "./schemas.ts";
 import { specOf } from "./spec.ts";
+import { bestOf, linesOf, toCheckpoint, toPoint } from "./wire.ts";
 
 export type JobService = ReturnType<typeof createJobService>;
 
@@ -183,49 +183,15 @@ const progressOf = (job: JobRow, besides: Besides, now: number) => {
     message: job.message,
     attempt: job.attempt,
     runner_id: job.runnerId,
-    best: job.bestValue === null || job.bestEpoch === null ? null : { value: job.bestValue, epoch: job.bestEpoch },
+    best: bestOf(job),
     data_complete: job.dataComplete,
     log_truncated: job.logTruncated,
     updated_at: isoSeconds(job.updatedAt),
   };
 };
 
-const toPoint = (point: typeof trainingMetrics.$inferSelect) => ({
-  id: point.id,
-  job_id: point.jobId,
-  epoch: point.epoch,
-  step: point.step,
-  attempt: point.attempt,
-  loss: point.loss,
-  accuracy: point.accuracy,
-  learning_rate: point.learningRate,
-  extra_metrics: point.extraMetrics,
-  ...(point.nonFinite === null ? {} : { non_finite: point.nonFinite }),
-  created_at: isoSeconds(point.createdAt),
-});
-
-const toCheckpoint = (artifact: typeof artifacts.$inferSelect) => ({
-  artifact_id: artifact.id,
-  checkpoint_path: artifact.storageKey,
-  kind: artifact.kind === "model" ? ("model" as const) : ("checkpoint" as const),
-  name: artifact.name,
-  role: artifact.role,
-  epoch: artifact.epoch,
-  attempt: artifact.attempt,
-  size_bytes: artifact.sizeBytes,
-  sha256: artifact.sha256,
-  usable: artifact.usable,
-  created_at: isoSeconds(artifact.createdAt),
-});
-
 /** What a clone takes over, and what it has of its own. */
 export type CloneInput = Partial<Omit<CreateInput, "config">> & { config?: Partial<CreateInput["config"]> };
-
-/** Splits a chunk into its lines with their numbers in the job; a last line without an end counts. */
-const linesOf = (chunk: { text: string; firstLine: number }) =>
-  (chunk.text.endsWith("\n") ? chunk.text.slice(0, -1) : chunk.text)
-    .split("\n")
-    .map((line, i) => ({ id: chunk.firstLine + i, message: line.endsWith("\r") ? line.slice(0, -1) : line }));
 
 export function createJobService(deps: {
   jobs: JobRepository;
@@ -516,7 +482,7 @@ export function createJobService(deps: {
         older: first && (page.after !== null || isFull) ? positionOfPoint(first) : null,
         // There may be more at any time: a caller that polls goes on from here.
         newer: last ? positionOfPoint(last) : page.after,
-        body: points.map(toPoint),
+        body: points.map((point) => toPoint(jobId, point)),
       };
     },
 
@@ -525,7 +491,7 @@ export function createJobService(deps: {
       const rows = await jobs.curve(principal, jobId, maxPoints, series);
       if (rows.length === 0) throw unauthorized();
       if (rows[0]?.role === null) throw notFound();
-      return rows.flatMap(({ point }) => (point === null ? [] : [toPoint(point)]));
+      return rows.flatMap(({ point }) => (point === null ? [] : [toPoint(jobId, point)]));
     },
 
     /** One page of lines in ascending order, and the numbers of the lines at which the pages around it end and begin. */
@@ -547,7 +513,7 @@ export function createJobService(deps: {
       const blocks = rows.flatMap(({ block }) => (block === null ? [] : [block]));
       const chunks = rows.flatMap(({ chunk }) => (chunk === null ? [] : [chunk]));
       const lines = [...(await readBlocks(bucket, jobId, blocks, options.stream)), ...chunks]
-        .flatMap((chunk) => linesOf(chunk).map((line) => ({ ...line, chunk })))
+        .flatMap((chunk) => linesOf(chunk.text).map((message, i) => ({ id: chunk.firstLine + i, message, chunk })))
         .filter(({ id }) => (beforeLine === null || id < beforeLine) && (afterLine === null || id > afterLine));
       const page = afterLine === null ? lines.slice(-limit) : lines.slice(0, limit);
       const first = page[0]?.id;

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..channel import DatasetUnavailable, InvalidConfig
-from .detection import BACKGROUND, Split, is_image, list_files, split_of_name, split_of_path
+from .detection import BACKGROUND, Split, configured_splits, is_image, list_files, split_of_name, split_of_path
 
 SPLIT_SEED = 42
 VALIDATION_SHARE = 0.2
@@ -204,7 +204,7 @@ class _DiceDocument:
         root = info.get("image_root") if isinstance(info, dict) else None
         parts = [part for part in str(root).split("/") if part][-16:] if root else []
         self._roots = ["", "images/", *("/".join(parts[i:]) + "/" for i in range(len(parts)))]
-        self._splits = _configured_splits(document)
+        self._splits = configured_splits(document)
         self._placed: dict[str, tuple[Split | None, int | None]] = {}
         self._by_name: dict[str, str | None] | None = None
         self._counts: Counter[str] = Counter()
@@ -297,16 +297,6 @@ class _DiceDocument:
                 for key in {PurePosixPath(path).name, PurePosixPath(path).stem}:
                     self._by_name[key] = None if key in self._by_name else path
         return self._by_name.get(name)
-
-
-def _configured_splits(document: Mapping[str, Any]) -> dict[str, Split]:
-    """`split_config.splits`: image id -> split. Ids are compared as text, for JSON keys are."""
-    config = document.get("split_config")
-    chosen = config.get("splits") if isinstance(config, dict) and config.get("method") != "auto" else None
-    if not isinstance(chosen, dict):
-        return {}
-    pairs = ((str(identity), split_of_name(str(name))) for identity, name in chosen.items())
-    return {identity: split for identity, split in pairs if split is not None}
 
 
 def _has_objects(entries: Iterable[Any]) -> bool:

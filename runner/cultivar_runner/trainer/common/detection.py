@@ -265,7 +265,7 @@ class _Document:
         flat = document.get("annotations")
         by_id: dict[str, _Listed | None] = {}
         images = document.get("images") or []
-        splits = _configured_splits(document)
+        splits = configured_splits(document)
         for image in images:
             name = str(image["file_name"])
             path = self._find(name)
@@ -337,7 +337,7 @@ class _Document:
         return self._position[int(given)]
 
 
-def _configured_splits(document: Mapping[str, Any]) -> dict[str, Split]:
+def configured_splits(document: Mapping[str, Any]) -> dict[str, Split]:
     """`split_config.splits`: image id -> split. Ids are compared as text, for JSON keys are."""
     config = document.get("split_config")
     chosen = config.get("splits") if isinstance(config, dict) and config.get("method") != "auto" else None

@@ -1,6 +1,7 @@
 import type { z } from "@hono/zod-openapi";
 import { isoSeconds, isoSecondsOrNull } from "../../../shared/time.ts";
-import type { JobRow, ProjectionItem, StoredMetric } from "../projection.ts";
+import type { JobRow, ProjectionItem } from "../projection.ts";
+import { bestOf, linesOf, toCheckpoint, toPoint } from "../wire.ts";
 import type {
   CheckpointEventSchema,
   EndEventSchema,
@@ -41,7 +42,7 @@ export const statusEvent = (jobId: number, row: JobRow): LiveEvent => ({
     runner_id: row.runnerId,
     current_epoch: row.currentEpoch,
     total_epochs: row.totalEpochs,
-    best: row.bestValue === null || row.bestEpoch === null ? null : { value: row.bestValue, epoch: row.bestEpoch },
+    best: bestOf(row),
     data_complete: row.dataComplete,
     log_truncated: row.logTruncated,
     started_at: isoSecondsOrNull(row.startedAt),
@@ -49,25 +50,6 @@ export const statusEvent = (jobId: number, row: JobRow): LiveEvent => ({
     updated_at: isoSeconds(row.updatedAt),
   },
 });
-
-const toPoint = (jobId: number, point: StoredMetric) => ({
-  id: point.id,
-  job_id: jobId,
-  epoch: point.epoch,
-  step: point.step,
-  attempt: point.attempt,
-  loss: point.loss,
-  accuracy: point.accuracy,
-  learning_rate: point.learningRate,
-  extra_metrics: point.extraMetrics,
-  ...(point.nonFinite === null ? {} : { non_finite: point.nonFinite }),
-  created_at: isoSeconds(point.createdAt),
-});
-
-const linesOf = (text: string): string[] =>
-  (text.endsWith("\n") ? text.slice(0, -1) : text)
-    .split("\n")
-    .map((line) => (line.endsWith("\r") ? line.slice(0, -1) : line));
 
 /** What watchers hear of one thing that the job's object stores for D1; most things for one reader only are none. */
 export function eventsOf(jobId: number, item: ProjectionItem): LiveEvent[] {
@@ -105,25 +87,7 @@ export function eventsOf(jobId: number, item: ProjectionItem): LiveEvent[] {
     case "artifact": {
       const { row } = item;
       if (row.kind !== "checkpoint" && row.kind !== "model") return [];
-      return [
-        {
-          type: "checkpoint",
-          data: {
-            job_id: jobId,
-            artifact_id: row.id,
-            checkpoint_path: row.storageKey,
-            kind: row.kind,
-            name: row.name,
-            role: row.role,
-            epoch: row.epoch,
-            attempt: row.attempt,
-            size_bytes: row.sizeBytes,
-            sha256: row.sha256,
-            usable: row.usable,
-            created_at: isoSeconds(row.createdAt),
-          },
-        },
-      ];
+      return [{ type: "checkpoint", data: { job_id: jobId, ...toCheckpoint(row) } }];
     }
     default:
       return [];

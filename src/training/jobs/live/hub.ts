@@ -1,5 +1,5 @@
 import { errorText, logger } from "../../../shared/logger.ts";
-import { type JobState, STATUS_OF } from "../machine.ts";
+import { isTerminal, type JobState, STATUS_OF } from "../machine.ts";
 import type { JobRow, ProjectionItem } from "../projection.ts";
 import { coalesce, eventsOf, type LiveEvent, type NumberedEvent, statusEvent } from "./events.ts";
 import { MORE, PING, PONG, writeFrame } from "./frames.ts";
@@ -17,8 +17,7 @@ export type LiveHub = ReturnType<typeof createLiveHub>;
 
 /** Whether the newest run of a job is over for watchers: it has ended and nothing of it can come any more. */
 export const isOver = ({ phase, dataComplete, tailUntilMs }: JobState): boolean =>
-  (phase === "completed" || phase === "failed" || phase === "stopped") &&
-  (dataComplete === true || tailUntilMs === null);
+  isTerminal(phase) && (dataComplete === true || tailUntilMs === null);
 
 /**
  * The watchers of one job, each a hibernating WebSocket, and what they are sent. The object may sleep between events: what
