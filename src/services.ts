@@ -83,7 +83,7 @@ function build(env: Env) {
     jobPatrol: createJobPatrol({ db, jobs: env.TRAINING_JOB, now }),
     attempts: createAttemptService({ jobs: env.TRAINING_JOB, jobRows, bucket: env.BUCKET, config, now }),
     inference: createInferenceService({
-      onnx: createOnnxEngine({ inference: inferenceRows, sessions: env.MODEL_SESSION }),
+      onnx: createOnnxEngine({ inference: inferenceRows, sessions: env.MODEL_SESSION, now }),
       hosted: createHostedEngine({
         ...config.hosted,
         ai: env.AI,

@@ -5,13 +5,15 @@ import { errorText, logger } from "../../../shared/logger.ts";
 import { checkModelSize } from "../limits.ts";
 import { parseManifest, SUPPORTED_TASKS } from "../manifest.ts";
 import type { InferAnswer, InferFailure, InferRequest, ModelSession } from "../object.ts";
+import { askReplica, ReplicaPicker } from "../replicas.ts";
 import type { InferenceRepository } from "../repository.ts";
 import type { CheckpointChoice } from "../schemas.ts";
 import type { PreparedModel } from "./port.ts";
 
-/** Objects that hold the same model; the second is asked when the first has too much waiting. */
-const REPLICAS = 2;
 const RETRY_AFTER_S = "2";
+
+/** Of the isolate: what it asks of each object is counted in one place. */
+const replicas = new ReplicaPicker();
 
 const unavailable = (message: string, headers?: Record<string, string>) =>
   new AppError("INFERENCE_UNAVAILABLE", message, { headers });
@@ -39,28 +41,28 @@ export function toError(failure: InferFailure): AppError {
 /** Trained checkpoints, run in the Worker by the objects that keep them loaded. */
 export function createOnnxEngine(deps: {
   inference: InferenceRepository;
-  sessions: DurableObjectNamespace<ModelSession>;
+  sessions: Pick<DurableObjectNamespace<ModelSession>, "getByName">;
+  now: () => number;
 }) {
-  const { inference, sessions } = deps;
+  const { inference, sessions, now } = deps;
 
-  /** Asks the object that has the model; a busy one passes the image on to the next replica. */
+  /** @throws AppError for whatever kept the model from answering */
   async function ask(request: InferRequest): Promise<InferAnswer> {
-    let busy: InferFailure | null = null;
-    for (let replica = 0; replica < REPLICAS; replica += 1) {
-      const name = replica === 0 ? request.model.sha256 : `${request.model.sha256}:${replica}`;
+    const { sha256 } = request.model;
+    const call = async (name: string) => {
       try {
-        const result = await sessions.getByName(name).infer(request);
-        if (result.ok) return result.value;
-        if (result.error.code !== "BUSY") throw toError(result.error);
-        busy = result.error;
+        return await sessions.getByName(name).infer(request);
       } catch (thrown) {
-        if (thrown instanceof AppError) throw thrown;
-        // The object was reset, is overloaded, or the store did not answer: nothing about the request is wrong.
-        logger.error("inference failed", { sha256: request.model.sha256, replica, error: errorText(thrown) });
-        throw unavailable("The model could not be run at the moment, try again", { "retry-after": RETRY_AFTER_S });
+        logger.error("inference failed", { object: name, error: errorText(thrown) });
+        throw thrown;
       }
-    }
-    throw busy ? toError(busy) : unavailable("The model could not be run at the moment, try again");
+    };
+    const result = await askReplica(replicas, sha256, now, call).catch(() => {
+      // The object was reset, is overloaded, or the store did not answer: nothing about the request is wrong.
+      throw unavailable("The model could not be run at the moment, try again", { "retry-after": RETRY_AFTER_S });
+    });
+    if (!result.ok) throw toError(result.error);
+    return result.value;
   }
 
   return {
