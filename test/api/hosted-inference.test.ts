@@ -321,9 +321,14 @@ describe("several files", () => {
       [
         1,
         "image-1.bin",
-        { detail: expect.stringMatching(/JPEG, PNG or WebP/), code: "VALIDATION_ERROR", field: "file" },
+        {
+          detail: expect.stringMatching(/JPEG, PNG or WebP/),
+          code: "VALIDATION_ERROR",
+          field: "file",
+          retry_after_s: null,
+        },
       ],
-      [2, "image-2.bin", { detail: expect.any(String), code: "INFERENCE_UNAVAILABLE", field: null }],
+      [2, "image-2.bin", { detail: expect.any(String), code: "INFERENCE_UNAVAILABLE", field: null, retry_after_s: 5 }],
       [3, "image-3.bin", null],
     ]);
     expect(batch.results[3]?.result).toMatchObject({ task_type: "image_classification", model_name: RESNET });

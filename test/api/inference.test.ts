@@ -1,8 +1,12 @@
 import { env } from "cloudflare:workers";
 import { eq } from "drizzle-orm";
 import { describe, it } from "vitest";
-import { artifacts, jobAttempts, trainingJobs } from "../../src/db/schema/index.ts";
+import { artifacts, jobAttempts, trainingJobs, users } from "../../src/db/schema/index.ts";
 import { newUuid, sha256Hex } from "../../src/shared/ids.ts";
+import { createOnnxEngine } from "../../src/training/inference/engines/onnx.ts";
+import { readImageHeader } from "../../src/training/inference/image-header.ts";
+import { createInferenceRepository } from "../../src/training/inference/repository.ts";
+import { createInferenceService } from "../../src/training/inference/service.ts";
 import { call, db, type Json, job, join, type Person, person } from "../support/api.ts";
 import { imageFixture } from "../support/images/fixtures.ts";
 import { linearModel } from "../support/onnx-builder.ts";
@@ -604,6 +608,27 @@ describe("several files", () => {
   });
 });
 
+describe("the document", () => {
+  it("says that what is wrong with one of several files has retry_after_s", async ({ expect }) => {
+    const { body } = await call<{ components: { schemas: Record<string, Json> } }>("GET", "/api/v1/openapi.json");
+    expect(body.components.schemas.InferenceBatch).toMatchObject({
+      properties: {
+        results: {
+          items: {
+            properties: {
+              error: {
+                type: ["object", "null"],
+                properties: { retry_after_s: { type: ["number", "null"] } },
+                required: ["detail", "code", "field", "retry_after_s"],
+              },
+            },
+          },
+        },
+      },
+    });
+  });
+});
+
 describe("many at once", () => {
   it("answers two jobs their own models, however they interleave", async ({ expect }) => {
     const owner = await person();
@@ -614,5 +639,91 @@ describe("many at once", () => {
       Array.from({ length: 24 }, (_, i) => outcome(owner, { training_job_id: i % 2 ? owls : cats, file: white })),
     );
     expect(answers.map(([, label]) => label)).toEqual(answers.map((_, i) => (i % 2 ? "owl" : "cat")));
+  });
+});
+
+describe("replicas of a model", () => {
+  type Sessions = Parameters<typeof createOnnxEngine>[0]["sessions"];
+  const OPTIONS = { confidenceThreshold: 0.25, iouThreshold: 0.45, maxDetections: 100, topK: 5 };
+
+  /** An engine with real objects that notes which are asked; those named in `broken` cannot be reached. */
+  const engineOf = (broken: (name: string) => boolean = () => false) => {
+    const asked: string[] = [];
+    const sessions: Sessions = {
+      getByName: (name) => {
+        asked.push(name);
+        if (broken(name)) throw new Error("overloaded");
+        return env.MODEL_SESSION.getByName(name);
+      },
+    };
+    return { asked, engine: createOnnxEngine({ inference: createInferenceRepository(db), sessions, now: Date.now }) };
+  };
+  const principalOf = async ({ id }: Person) => {
+    const [user] = await db.select({ version: users.tokenVersion }).from(users).where(eq(users.id, id));
+    return { userId: id, tokenVersion: user?.version ?? 0 };
+  };
+  const image = () => {
+    const header = readImageHeader(white);
+    if (!header.ok) throw new Error(header.error.message);
+    return { bytes: white, header: header.value };
+  };
+  /** A model that no other test has asked for. */
+  const own = async (owner: Person) => {
+    const jobId = await job(owner);
+    const { graph } = linearModel({
+      shape: [1, 1, 2, 2],
+      weights: [
+        [0, 0, 0, 0],
+        [1, 2, 3, jobId],
+      ],
+      bias: [0, 0],
+    });
+    return { jobId, sha256: (await artifact(jobId, graph, { manifest: manifestOf(["no", "yes"]) })).sha256 };
+  };
+
+  it("share what comes at once, the lowest first, and answer alike", async ({ expect }) => {
+    const owner = await person();
+    const { jobId, sha256 } = await own(owner);
+    const { asked, engine } = engineOf();
+    const prepared = await engine.prepare(await principalOf(owner), { jobId, checkpoint: null });
+    const answers = await Promise.all(Array.from({ length: 12 }, () => prepared.run(image(), OPTIONS)));
+    const tally = Object.entries(Object.groupBy(asked, (name) => name)).map(([name, all]) => [name, all?.length]);
+    expect(tally).toEqual([0, 1, 2, 3].map((replica) => [replica === 0 ? sha256 : `${sha256}:${replica}`, 3]));
+    expect(new Set(answers.map(({ result }) => JSON.stringify(result))).size).toBe(1);
+    expect(answers[0]?.result.predictions[0]?.label).toBe("yes");
+    // What was under way has ended: the next one is the first object's again.
+    await prepared.run(image(), OPTIONS);
+    expect(asked.at(-1)).toBe(sha256);
+  });
+
+  it("stand in for one that cannot be reached", async ({ expect }) => {
+    const owner = await person();
+    const { jobId, sha256 } = await own(owner);
+    const { asked, engine } = engineOf((name) => name === sha256);
+    const prepared = await engine.prepare(await principalOf(owner), { jobId, checkpoint: null });
+    expect((await prepared.run(image(), OPTIONS)).result.predictions[0]?.label).toBe("yes");
+    expect(asked).toEqual([sha256, `${sha256}:1`]);
+  });
+
+  it("when two cannot be reached, the answer is to come back, also for one of several files", async ({ expect }) => {
+    const owner = await person();
+    const { jobId, sha256 } = await own(owner);
+    const { asked, engine } = engineOf(() => true);
+    const hosted = { prepare: () => Promise.reject(new Error("not asked for")) };
+    const service = createInferenceService({ onnx: engine, hosted });
+    const principal = await principalOf(owner);
+    const ask = (count: number) => {
+      const form = new FormData();
+      form.append("training_job_id", String(jobId));
+      for (let i = 0; i < count; i += 1) form.append("file", new Blob([i === 1 ? "no image" : white]), "a.png");
+      return service.test(principal, new Request("http://localhost/", { method: "POST", body: form }));
+    };
+    await expect(ask(1)).rejects.toMatchObject({ code: "INFERENCE_UNAVAILABLE", headers: { "retry-after": "2" } });
+    expect(asked).toEqual([sha256, `${sha256}:1`]);
+    const batch = await ask(2);
+    expect("results" in batch ? batch.results.map(({ error }) => error) : null).toEqual([
+      { detail: expect.any(String), code: "INFERENCE_UNAVAILABLE", field: null, retry_after_s: 2 },
+      { detail: expect.any(String), code: "VALIDATION_ERROR", field: "file", retry_after_s: null },
+    ]);
   });
 });

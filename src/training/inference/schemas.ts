@@ -127,6 +127,15 @@ export const InferenceSchema = z
 
 export type Inference = z.infer<typeof InferenceSchema>;
 
+/** What is wrong with one of several files; of the headers it would have had alone, the one that a client needs. */
+const FileErrorSchema = z.object({
+  ...ProblemSchema.shape,
+  retry_after_s: z
+    .number()
+    .nullable()
+    .openapi({ description: "Seconds after which this file may be sent again; null where waiting does not help" }),
+});
+
 /** Several `file` parts: each answered on its own, in the order in which they were sent. */
 export const InferenceBatchSchema = z
   .object({
@@ -135,7 +144,7 @@ export const InferenceBatchSchema = z
         index: z.number().int().openapi({ description: "Position of the file in the form, from 0" }),
         image_name: z.string().nullable().openapi({ description: "As the client named the file" }),
         result: InferenceSchema.nullable(),
-        error: ProblemSchema.nullable().openapi({ description: "What this file alone would have been answered" }),
+        error: FileErrorSchema.nullable().openapi({ description: "What this file alone would have been answered" }),
       }),
     ),
     total: z.number().int(),

@@ -14,6 +14,10 @@ export type InferenceService = ReturnType<typeof createInferenceService>;
 /** Milliseconds to a tenth. */
 const tenth = (ms: number): number => Math.round(Math.max(ms, 0) * 10) / 10;
 
+/** Our errors say it in seconds, never as a date. */
+const retryAfterS = ({ headers }: AppError): number | null =>
+  headers["retry-after"] === undefined ? null : Number(headers["retry-after"]);
+
 /** @throws VALIDATION_ERROR, field `file` */
 function accept({ bytes }: FormImage): AcceptedImage {
   if (bytes === null) throw fileTooLarge();
@@ -55,8 +59,8 @@ export function createInferenceService(deps: { onnx: OnnxEngine; hosted: HostedE
         results.push({ ...entry, result: await look(model, accept(image), options), error: null });
       } catch (thrown) {
         if (!(thrown instanceof AppError)) throw thrown;
-        const error = { detail: thrown.message, code: thrown.code, field: thrown.field };
-        results.push({ ...entry, result: null, error });
+        const { message: detail, code, field } = thrown;
+        results.push({ ...entry, result: null, error: { detail, code, field, retry_after_s: retryAfterS(thrown) } });
       }
       image.bytes = null;
     }
