@@ -3,12 +3,15 @@
  * runs it in workerd without any proxy in between, storage in memory, and ends by itself. Options: `npm run bench -- --help`.
  *
  * The scenarios take turns in short slices, several rounds long, and ratios are taken inside a round: on a machine with other
- * work a slow moment hits a scenario and its baseline alike.
+ * work a slow moment hits a scenario and its baseline alike. At the end, models beside ONNX Runtime (`bench/models.ts`).
  */
 import { cpus, loadavg, totalmem } from "node:os";
+import { join } from "node:path";
 import type { Connection } from "./bench/http.ts";
 import { runSlice } from "./bench/load.ts";
-import { type BenchOptions, readOptions, USAGE, UsageError } from "./bench/options.ts";
+import { MODELS_NOTE, type ModelRow, measureModels, modelVerdict, renderModels } from "./bench/models.ts";
+import { type NativeRuntime, openNative } from "./bench/native.ts";
+import { type BenchOptions, MODELS, readOptions, USAGE, UsageError } from "./bench/options.ts";
 import { machineLine, type Row, renderMarkdown, renderText, rowOf } from "./bench/report.ts";
 import { choose, type Ready, type Scenario } from "./bench/scenario.ts";
 import { connectionsFor, SCENARIOS } from "./bench/scenarios.ts";
@@ -23,6 +26,9 @@ const SETTINGS = {
   RUNNER_LIMITS: JSON.stringify({ queued_jobs_per_project: 1_000_000, job_log_bytes: 2 ** 40 }),
 };
 
+/** Answers of each warm model; `npm run bench:inference` takes more. */
+const MODEL_RUNS = 6;
+
 /** A warm-up is a quarter of a second or less: what needs this long for it hinders everybody else. */
 const SLOW_MS = 4_000;
 
@@ -36,6 +42,7 @@ const loadBefore = loadavg()[0] ?? Number.NaN;
 const workplace = makeWorkplace();
 let starting: Promise<BenchServer> | null = null;
 let world: World | null = null;
+let native: NativeRuntime | null = null;
 const open: Connection[] = [];
 let interrupted = false;
 
@@ -44,6 +51,7 @@ function cleanUp(): Promise<void> {
   cleaning ??= (async () => {
     for (const connection of open) connection.close();
     world?.close();
+    native?.stop();
     // One that is still being built is waited for: it would go on writing into the folder.
     await starting?.then(
       (server) => server.dispose(),
@@ -134,6 +142,12 @@ async function measure(contestants: Contestant[], options: BenchOptions, server:
   }
 }
 
+async function models(home: World, { native: chosen }: BenchOptions): Promise<ModelRow[]> {
+  progress("models beside ONNX Runtime");
+  native = await openNative(chosen, progress);
+  return measureModels(home, native, { folder: join(workplace.folder, "native"), runs: MODEL_RUNS, say: progress });
+}
+
 async function main(options: BenchOptions): Promise<number> {
   const scenarios = choose(SCENARIOS, options.only);
   progress(`production bundle, storage in ${workplace.folder}${workplace.inMemory ? " (memory)" : " (disk: slower)"}`);
@@ -142,7 +156,7 @@ async function main(options: BenchOptions): Promise<number> {
   progress("data");
   world = await createWorld(server);
   const contestants = await prepareAll(scenarios, world);
-  await measure(contestants, options, server);
+  if (contestants.length > 0) await measure(contestants, options, server);
   const slicesOf = (name: string) => contestants.find(({ scenario }) => scenario.name === name)?.slices;
   const rows: Row[] = contestants.map(({ scenario, slices }) => rowOf(scenario, slices, slicesOf));
   const machine = machineLine({
@@ -152,13 +166,23 @@ async function main(options: BenchOptions): Promise<number> {
     storage: workplace.inMemory ? "in memory" : "on disk",
     loadBefore,
   });
+  const modelRows = options.models ? await models(world, options) : [];
   const { complaints } = server;
   await cleanUp();
-  console.log(options.markdown ? `${renderMarkdown(rows)}\n\n${machine}` : `\n${renderText(rows)}\n\n${machine}`);
+  const { markdown } = options;
+  const tables = [
+    ...(rows.length > 0 ? [markdown ? renderMarkdown(rows) : renderText(rows)] : []),
+    ...(options.models ? [`${renderModels(modelRows, markdown)}\n\n${MODELS_NOTE}`] : []),
+    machine,
+  ];
+  console.log(`${markdown ? "" : "\n"}${tables.join("\n\n")}`);
   if (complaints.length > 0)
     console.log(`\nThe Worker logged ${complaints.length} warnings, the first: ${complaints[0]}`);
   const errors = rows.reduce((sum, { summary }) => sum + summary.errors, 0);
-  const missed = rows.filter(({ verdict }) => verdict?.met === false).map(({ scenario }) => scenario.name);
+  const missed = [
+    ...rows.filter(({ verdict }) => verdict?.met === false).map(({ scenario }) => scenario.name),
+    ...modelRows.filter((row) => modelVerdict(row)?.met === false).map(({ name }) => name),
+  ];
   progress(`${errors} errors, ${missed.length === 0 ? "all targets met" : `targets missed: ${missed.join(", ")}`}`);
   return errors === 0 ? 0 : 1;
 }
@@ -170,6 +194,7 @@ try {
     const options = readOptions(process.argv.slice(2));
     if (options.list) {
       for (const { name, title, concurrency } of SCENARIOS) console.log(`${name.padEnd(18)} ${title}, ${concurrency}`);
+      console.log(`${MODELS.padEnd(18)} models beside ONNX Runtime, a table of its own`);
     } else {
       process.exitCode = await main(options);
     }

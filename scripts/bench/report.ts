@@ -97,11 +97,16 @@ export const machineLine = (machine: Machine): string =>
   `${machine.cores} cores (${machine.processor}), ${number(machine.memoryGiB, 0)} GiB memory, storage ${machine.storage}, ` +
   `load average before the run ${number(machine.loadBefore, 1)}. ${NOTE}`;
 
-/** The table for a terminal: columns in line, numbers to the right. */
-export function renderText(rows: Row[]): string {
-  const lines = [HEAD, ...rows.map(cellsOf)];
-  const widths = HEAD.map((_, i) => Math.max(...lines.map((line) => line[i]?.length ?? 0)));
-  const isText = (i: number) => i === 0 || i === HEAD.length - 1;
+/** Cells in columns, numbers to the right: all columns but the first and the last. For a terminal, or as Markdown. */
+export function renderTable(head: string[], rows: string[][], markdown: boolean): string {
+  const isText = (i: number) => i === 0 || i === head.length - 1;
+  if (markdown) {
+    const line = (cells: string[]) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+    const rule = head.map((_, i) => (isText(i) ? "---" : "--:"));
+    return [line(head), line(rule), ...rows.map(line)].join("\n");
+  }
+  const lines = [head, ...rows];
+  const widths = head.map((_, i) => Math.max(...lines.map((line) => line[i]?.length ?? 0)));
   return lines
     .map((line) =>
       line
@@ -112,9 +117,8 @@ export function renderText(rows: Row[]): string {
     .join("\n");
 }
 
+/** The table of all scenarios, for a terminal. */
+export const renderText = (rows: Row[]): string => renderTable(HEAD, rows.map(cellsOf), false);
+
 /** The same table for README. */
-export function renderMarkdown(rows: Row[]): string {
-  const line = (cells: string[]) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const rule = HEAD.map((_, i) => (i === 0 || i === HEAD.length - 1 ? "---" : "--:"));
-  return [line(HEAD), line(rule), ...rows.map((row) => line(cellsOf(row)))].join("\n");
-}
+export const renderMarkdown = (rows: Row[]): string => renderTable(HEAD, rows.map(cellsOf), true);
