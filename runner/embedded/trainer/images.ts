@@ -20,6 +20,7 @@ export type DecodeImage = (bytes: Uint8Array) => Promise<Result<DecodedImage, st
 const LIMITS: ImageLimits = {
   bytes: 64 * 1024 * 1024,
   pixels: { png: 60_000_000, jpeg: 60_000_000, webp: 60_000_000 },
+  cmyk: false,
 };
 
 /** The bindings count their arguments: WebP takes the file alone, JPEG also whether to turn it upright. */

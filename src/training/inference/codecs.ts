@@ -122,5 +122,6 @@ export async function decodeImage(bytes: Uint8Array, header: ImageHeader): Promi
   if (pixels?.width !== header.width || pixels.height !== header.height) {
     return fail("VALIDATION_ERROR", `The ${header.type === "jpeg" ? "JPEG" : "WebP"} image is damaged`, "file");
   }
-  return ok(pixels);
+  const { width, height, data } = pixels;
+  return ok({ width, height, data, opaque: header.channels < 4 });
 }

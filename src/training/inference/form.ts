@@ -1,5 +1,6 @@
 import { MultipartError, type MultipartPart, multipartBoundary, parseMultipart } from "../../http/multipart.ts";
 import { AppError } from "../../shared/errors.ts";
+import { release } from "../../shared/memory.ts";
 import { MAX_IMAGE_BYTES } from "./image-header.ts";
 
 /** One `file` part. */
@@ -47,6 +48,7 @@ async function readImage(part: MultipartPart): Promise<Uint8Array<ArrayBuffer> |
   for (const chunk of chunks) {
     image.set(chunk, at);
     at += chunk.byteLength;
+    release(chunk);
   }
   return image;
 }

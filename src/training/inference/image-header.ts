@@ -15,7 +15,7 @@ export type ImageHeader = {
   /** Pixels as stored, before the orientation is applied. */
   width: number;
   height: number;
-  /** Channels as stored: 1 grey or palette, 2 grey and alpha, 3 colour, 4 colour and alpha (PNG, WebP). */
+  /** Channels as stored: 1 grey or palette, 2 grey and alpha, 3 colour, 4 colour and alpha (PNG, WebP) or inks (JPEG: CMYK). */
   channels: 1 | 2 | 3 | 4;
   /** Exif orientation 1..8, as a viewer applies it; 1 where the file says nothing. Read from JPEG only, as browsers do. */
   orientation: number;
@@ -41,13 +41,25 @@ export const MAX_PIXELS_BESIDE_BINDING = 2_000_000;
 /** Pixels of an image that the Images binding makes smaller before it is decoded here. */
 export const MAX_SHRINKABLE_PIXELS = 50_000_000;
 
-export type ImageLimits = { bytes: number; pixels: Record<ImageType, number> };
+export type ImageLimits = {
+  bytes: number;
+  pixels: Record<ImageType, number>;
+  /** Whether a JPEG in printing inks is accepted, which the decoder here does not read and the Images binding does. */
+  cmyk: boolean;
+};
+
+/** What is decoded here, beside a loaded model. */
+const DECODED_HERE: ImageLimits = { bytes: MAX_IMAGE_BYTES, pixels: MAX_PIXELS, cmyk: false };
 
 /** With the Images binding. */
 export const SHRINKABLE: ImageLimits = {
   bytes: MAX_IMAGE_BYTES,
   pixels: { png: MAX_SHRINKABLE_PIXELS, jpeg: MAX_SHRINKABLE_PIXELS, webp: MAX_SHRINKABLE_PIXELS },
+  cmyk: true,
 };
+
+/** Whether a JPEG stores inks, not colours. */
+export const isCmyk = ({ type, channels }: ImageHeader): boolean => type === "jpeg" && channels === 4;
 
 /** A progressive JPEG may repaint the image in any number of scans, each as costly as decoding it once. Usual: about 10. */
 export const MAX_JPEG_SCANS = 100;
@@ -81,7 +93,7 @@ export function imageType(bytes: Uint8Array): ImageType | null {
  */
 export function readImageHeader(
   bytes: Uint8Array,
-  limits: ImageLimits = { bytes: MAX_IMAGE_BYTES, pixels: MAX_PIXELS },
+  limits: ImageLimits = DECODED_HERE,
 ): Result<ImageHeader, ImageFailure> {
   if (bytes.length === 0) return bad("The image is empty");
   if (bytes.length > limits.bytes) return bad(`The image is larger than ${limits.bytes / 1024 / 1024} MiB`);
@@ -91,6 +103,7 @@ export function readImageHeader(
   if (!header.ok) return header;
   const { width, height } = header.value;
   if (width < 1 || height < 1) return bad("The image has no pixels");
+  if (isCmyk(header.value) && !limits.cmyk) return bad("A CMYK JPEG image is not supported here, convert it to RGB");
   if (width * height > limits.pixels[type]) {
     const limit = limits.pixels[type] / 1e6;
     return bad(`The image has ${width} x ${height} pixels, more than the ${limit} megapixels allowed for ${type}`);
@@ -147,7 +160,7 @@ function nextMarker(bytes: Uint8Array, at: number): number {
 
 function readJpeg(bytes: Uint8Array): Result<ImageHeader, ImageFailure> {
   const view = viewOf(bytes);
-  let frame: { width: number; height: number; channels: 1 | 3 } | null = null;
+  let frame: { width: number; height: number; channels: 1 | 3 | 4 } | null = null;
   let orientation = 1;
   let scans = 0;
   for (let at = nextMarker(bytes, 2); at >= 0; ) {
@@ -184,7 +197,7 @@ function readJpeg(bytes: Uint8Array): Result<ImageHeader, ImageFailure> {
 function readJpegFrame(
   segment: Uint8Array,
   repeated: boolean,
-): Result<{ width: number; height: number; channels: 1 | 3 }, ImageFailure> {
+): Result<{ width: number; height: number; channels: 1 | 3 | 4 }, ImageFailure> {
   if (repeated) return bad("The JPEG image has two headers");
   if (segment.length < 6) return truncated("JPEG");
   const view = viewOf(segment);
@@ -195,8 +208,8 @@ function readJpegFrame(
     view.getUint8(5),
   ];
   if (precision !== 8) return bad(`A JPEG image of ${precision} bits a channel is not supported`);
-  if (channels === 4) return bad("A CMYK JPEG image is not supported, convert it to RGB");
-  if (channels !== 1 && channels !== 3) return bad(`A JPEG image of ${channels} channels is not supported`);
+  if (channels !== 1 && channels !== 3 && channels !== 4)
+    return bad(`A JPEG image of ${channels} channels is not supported`);
   if (height === 0) return bad("A JPEG image without a height in its header is not supported");
   return ok({ width, height, channels });
 }

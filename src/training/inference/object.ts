@@ -1,10 +1,13 @@
 import { DurableObject } from "cloudflare:workers";
 import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
+import { release } from "../../shared/memory.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import { openChunkReader } from "../../shared/streams.ts";
 import { Gate } from "./gate.ts";
 import {
   type ImageHeader,
+  isCmyk,
   MAX_IMAGE_BYTES,
   MAX_PIXELS_BESIDE_BINDING,
   readImageHeader,
@@ -102,7 +105,9 @@ export class ModelSession extends DurableObject<Env> {
       const decoded = await this.#decode(wasm, request.image, header.value, SHRINK_TO * edge);
       if (!decoded.ok) return decoded;
       const { pixels, orientation } = decoded.value;
+      release(request.image);
       const tensor = imageToTensor(pixels, manifest.input, orientation);
+      release(pixels.data);
 
       let outputs = await session.run(tensor, manifest);
       if (!outputs.ok && outputs.error.code === "MODEL_TOO_LARGE") {
@@ -112,6 +117,7 @@ export class ModelSession extends DurableObject<Env> {
         if (!again.ok) return again;
         outputs = await again.value.run(tensor, manifest);
       }
+      release(tensor);
       if (!outputs.ok) {
         await (outputs.error.code === "MODEL_TOO_LARGE" ? shelf.clear() : shelf.drop(hash));
         return outputs;
@@ -119,6 +125,7 @@ export class ModelSession extends DurableObject<Env> {
 
       const frame = frameOf(header.value, pixels, orientation, manifest.input);
       const result = readAnswer(outputs.value, manifest, frame, request.options);
+      for (const { data } of outputs.value.values()) release(data);
       if (!result.ok) return result;
       return ok({
         result: result.value,
@@ -135,14 +142,19 @@ export class ModelSession extends DurableObject<Env> {
     if (!header.ok) return header;
     const turn = await gate.run(image.byteLength, async (): Promise<Result<NormalisedImage, InferFailure>> => {
       const decoded = await this.#decode(await loadWasm(), image, header.value, SHRINK_TO * maxEdge);
-      return decoded.ok ? ok(normalisePixels(decoded.value.pixels, decoded.value.orientation, maxEdge)) : decoded;
+      release(image);
+      if (!decoded.ok) return decoded;
+      const { pixels, orientation } = decoded.value;
+      const normalised = normalisePixels(pixels, orientation, maxEdge);
+      release(pixels.data);
+      return ok(normalised);
     });
     return turn.ok ? turn.value : turn;
   }
 
   /**
-   * Pixels of an image and the orientation in which they lie. A large one comes back upright and smaller from the Images
-   * binding, where there is one.
+   * Pixels of an image and the orientation in which they lie. A large one, or one in printing inks, comes back upright and no
+   * larger than needed from the Images binding, where there is one.
    * @param edge pixels that suffice for the longer side
    */
   async #decode(
@@ -153,10 +165,11 @@ export class ModelSession extends DurableObject<Env> {
   ): Promise<Result<{ pixels: Pixels; orientation: number }, InferFailure>> {
     // Absent in a deployment that has none, whatever the generated type says.
     const images = this.env.IMAGES as ImagesBinding | undefined;
-    if (images && header.width * header.height > MAX_PIXELS_BESIDE_BINDING) {
+    if (images && (header.width * header.height > MAX_PIXELS_BESIDE_BINDING || isCmyk(header))) {
       const shrunk = await shrinkImage(images, image, header, Math.min(edge, MAX_SHRUNK_EDGE));
       if (!shrunk.ok) return shrunk;
       const pixels = await wasm.decodeImage(shrunk.value.bytes, shrunk.value.header);
+      release(shrunk.value.bytes);
       return pixels.ok ? ok({ pixels: pixels.value, orientation: 1 }) : pixels;
     }
     const accepted = readImageHeader(image);
@@ -184,6 +197,8 @@ export class ModelSession extends DurableObject<Env> {
     const opened = await shelf.open(hash, openBytes(model.sizeBytes, external?.sizeBytes ?? 0), () =>
       wasm.OnnxModel.open(graph.value, data),
     );
+    release(graph.value);
+    if (weights.value) release(weights.value);
     logger.info("model loaded", {
       ok: opened.ok,
       sha256: model.sha256,
@@ -195,14 +210,15 @@ export class ModelSession extends DurableObject<Env> {
     return opened;
   }
 
-  /** Reads a file into one array of its known size; a collected body would be held twice. */
+  /** Reads a file into one array of its known size; a collected body would be held twice, and chunks would be left over. */
   async #read(file: StoredFile): Promise<Result<Uint8Array<ArrayBuffer>, InferFailure>> {
     const stored = await this.env.BUCKET.get(file.key);
     if (!stored) return fail("MODEL_MISSING", "The file of this checkpoint is gone");
     const bytes = new Uint8Array(file.sizeBytes);
     let at = 0;
     if (stored.size === file.sizeBytes) {
-      for await (const chunk of stored.body) {
+      const chunks = openChunkReader(stored.body);
+      for (let chunk = await chunks.read(); chunk !== undefined; chunk = await chunks.read()) {
         bytes.set(chunk, at);
         at += chunk.byteLength;
       }

@@ -150,8 +150,8 @@ export class OnnxModel {
     try {
       const values = await this.#session.run({ [name]: input }, outputNames(manifest));
       for (const [outputName, { data, dims }] of Object.entries(values)) {
-        // A copy: the runtime's own array is a part of its memory, or goes with the value.
-        if (data instanceof Float32Array) outputs.set(outputName, { dims: [...dims], data: data.slice() });
+        // The array is ours: what the runtime computed was copied out of its memory.
+        if (data instanceof Float32Array) outputs.set(outputName, { dims: [...dims], data });
       }
       for (const value of Object.values(values)) value.dispose();
       return ok(outputs);

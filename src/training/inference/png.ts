@@ -1,4 +1,5 @@
 import { crc32, inflateSync } from "node:zlib";
+import { release } from "../../shared/memory.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import type { Pixels } from "./preprocess.ts";
 
@@ -94,13 +95,17 @@ const rowBytes = (width: number, bitsPerPixel: number): number => Math.ceil((wid
 const INFLATE_STEP_BYTES = 256 * 1024;
 
 function inflate(parts: Uint8Array[], expectedBytes: number): Uint8Array | null {
-  const whole = parts.length === 1 && parts[0] ? parts[0] : concatenate(parts);
+  const [first, ...others] = parts;
+  const joined = others.length > 0 ? concatenate(parts) : null;
+  const whole = joined ?? first ?? new Uint8Array(0);
   try {
     // A stream that is too long is seen by its length; it cannot grow beyond the step.
     const inflated = inflateSync(whole, { maxOutputLength: expectedBytes + INFLATE_STEP_BYTES });
     return inflated.length === expectedBytes ? inflated : null;
   } catch {
     return null;
+  } finally {
+    if (joined) release(joined);
   }
 }
 
@@ -292,5 +297,6 @@ export function decodePng(bytes: Uint8Array): Result<Pixels, Failed> {
     }
     start += pass.height * (pass.stride + 1);
   }
+  release(data);
   return ok({ width, height, data: out });
 }

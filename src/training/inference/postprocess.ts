@@ -25,9 +25,18 @@ export function softmax(logits: Float32Array): Float64Array {
 
 /** Positions of the `count` highest values, highest first; of equal values the lower position comes first. */
 export function topIndices(values: Float64Array, count: number): number[] {
-  const positions = Array.from(values, (_, position) => position);
-  positions.sort((a, b) => (values[b] ?? 0) - (values[a] ?? 0) || a - b);
-  return positions.slice(0, count);
+  const best: number[] = [];
+  // A few of many: most values are below all that were kept and are passed over with one comparison.
+  let lowest = Number.NEGATIVE_INFINITY;
+  values.forEach((value, position) => {
+    if (best.length === count && value <= lowest) return;
+    let at = best.length;
+    while (at > 0 && (values[best[at - 1] ?? 0] ?? 0) < value) at -= 1;
+    best.splice(at, 0, position);
+    if (best.length > count) best.pop();
+    lowest = values[best[best.length - 1] ?? 0] ?? lowest;
+  });
+  return best;
 }
 
 /**

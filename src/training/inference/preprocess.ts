@@ -1,5 +1,5 @@
 import type { ModelInput } from "./manifest.ts";
-import { type Placement, planInput, type Tap } from "./resample.ts";
+import { type Placement, planInput, type Taps, tapsOf } from "./resample.ts";
 
 /**
  * From decoded pixels to the input tensor of a model. Pure, and the only implementation: the embedded trainer imports it,
@@ -10,8 +10,11 @@ import { type Placement, planInput, type Tap } from "./resample.ts";
  * once, row by row; no resized copy is made.
  */
 
-/** Decoded image: `data` holds width * height * 4 bytes, red, green, blue, alpha (not premultiplied). */
-export type Pixels = { width: number; height: number; data: Uint8Array | Uint8ClampedArray };
+/**
+ * Decoded image: `data` holds width * height * 4 bytes, red, green, blue, alpha (not premultiplied). `opaque`: all alpha is
+ * known to be 255, which spares looking.
+ */
+export type Pixels = { width: number; height: number; data: Uint8Array | Uint8ClampedArray; opaque?: boolean };
 
 /** Values of one input tensor. */
 export const tensorLength = (input: Pick<ModelInput, "width" | "height" | "channels">): number =>
@@ -52,90 +55,86 @@ type Row = Float32Array | Uint8ClampedArray;
 /** A byte array rounds halves to even; the frameworks round them up. */
 const HALVES_UP = 1e-4;
 
-/** Source pixels along one axis, laid out flat: the first of each target and where its weights begin; one entry more ends them. */
-type FlatTaps = { length: number; first: Int32Array; start: Int32Array; weights: Float32Array; most: number };
+/*
+ * Loops over pixels never leave their arrays, which `as number` says: `?? 0` would cost a third of their time, because the
+ * engine then keeps "not there" apart for each element; so would a function for it, which all kinds of arrays share.
+ */
 
-function flatten(taps: Tap[]): FlatTaps {
-  const first = new Int32Array(taps.length);
-  const start = new Int32Array(taps.length + 1);
-  const weights = new Float32Array(taps.reduce((sum, tap) => sum + tap.weights.length, 0));
-  let at = 0;
-  let most = 1;
-  taps.forEach((tap, index) => {
-    first[index] = tap.first;
-    start[index] = at;
-    weights.set(tap.weights, at);
-    most = Math.max(most, tap.weights.length);
-    at += tap.weights.length;
-  });
-  start[taps.length] = at;
-  return { length: taps.length, first, start, weights, most };
+/** Pixels as one number each, alpha above blue above green above red: all platforms of this code are little-endian. */
+function packed({ data }: Pixels): Int32Array {
+  const { buffer, byteOffset, byteLength } = data.byteOffset % 4 === 0 ? data : data.slice();
+  return new Int32Array(buffer, byteOffset, byteLength >>> 2);
 }
 
-const isOpaque = ({ data }: Pixels): boolean => {
-  for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) return false;
-  return true;
-};
+function isOpaque(rgba: Int32Array): boolean {
+  let all = -1;
+  for (let at = 0; at < rgba.length; at += 1) all &= rgba[at] as number;
+  return all >>> 24 === 255;
+}
 
-/** Resizes one source row of an image without transparency. `up` is added to each value. */
-function resizeOpaqueRow({ data }: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Row, up: number): void {
-  const { first, start, weights, length, most } = columns;
-  const from = (walk.origin + y * walk.stepY) * 4;
-  const step = walk.stepX * 4;
+/** A copy that lies on white and is opaque. */
+function onWhite(rgba: Int32Array): Int32Array {
+  const white = (colour: number, alpha: number) => Math.round((colour * alpha) / 255) + 255 - alpha;
+  return rgba.map((pixel) => {
+    const alpha = pixel >>> 24;
+    const [red, green, blue] = [pixel & 255, (pixel >>> 8) & 255, (pixel >>> 16) & 255];
+    return (255 << 24) | (white(blue, alpha) << 16) | (white(green, alpha) << 8) | white(red, alpha);
+  });
+}
+
+/**
+ * Resizes one source row.
+ * @param from position of its first pixel, and `step` from one to the next
+ * @param up is added to each value
+ */
+function resizeRow(rgba: Int32Array, from: number, step: number, columns: Taps, row: Row, up: number): void {
+  const { first, begin, weights, count, most } = columns;
   if (most === 1) {
-    for (let x = 0; x < length; x += 1) {
-      const at = from + (first[x] ?? 0) * step;
-      row[x] = data[at] ?? 0;
-      row[x + length] = data[at + 1] ?? 0;
-      row[x + 2 * length] = data[at + 2] ?? 0;
+    for (let x = 0; x < count; x += 1) {
+      const pixel = rgba[from + (first[x] as number) * step] as number;
+      row[x] = pixel & 255;
+      row[x + count] = (pixel >>> 8) & 255;
+      row[x + 2 * count] = (pixel >>> 16) & 255;
     }
     return;
   }
-  for (let x = 0; x < length; x += 1) {
-    let at = from + (first[x] ?? 0) * step;
-    const end = start[x + 1] ?? 0;
+  for (let x = 0; x < count; x += 1) {
+    const end = begin[x + 1] as number;
+    let at = from + (first[x] as number) * step;
     let red = up;
     let green = up;
     let blue = up;
-    for (let i = start[x] ?? 0; i < end; i += 1) {
-      const weight = weights[i] ?? 0;
-      red += weight * (data[at] ?? 0);
-      green += weight * (data[at + 1] ?? 0);
-      blue += weight * (data[at + 2] ?? 0);
+    for (let i = begin[x] as number; i < end; i += 1) {
+      const pixel = rgba[at] as number;
+      const weight = weights[i] as number;
+      red += weight * (pixel & 255);
+      green += weight * ((pixel >>> 8) & 255);
+      blue += weight * ((pixel >>> 16) & 255);
       at += step;
     }
     row[x] = red;
-    row[x + length] = green;
-    row[x + 2 * length] = blue;
+    row[x + count] = green;
+    row[x + 2 * count] = blue;
   }
 }
 
-/** The same for an image with transparent pixels, which lie on white. */
-function resizeBlendedRow({ data }: Pixels, walk: Walk, y: number, columns: FlatTaps, row: Row, up: number): void {
-  const { first, start, weights, length } = columns;
-  const from = (walk.origin + y * walk.stepY) * 4;
-  for (let x = 0; x < length; x += 1) {
-    let at = from + (first[x] ?? 0) * walk.stepX * 4;
-    const end = start[x + 1] ?? 0;
-    let [red, green, blue] = [up, up, up];
-    for (let i = start[x] ?? 0; i < end; i += 1) {
-      const weight = weights[i] ?? 0;
-      const alpha = data[at + 3] ?? 255;
-      const opacity = alpha / 255;
-      red += weight * ((data[at] ?? 0) * opacity + 255 - alpha);
-      green += weight * ((data[at + 1] ?? 0) * opacity + 255 - alpha);
-      blue += weight * ((data[at + 2] ?? 0) * opacity + 255 - alpha);
-      at += walk.stepX * 4;
-    }
-    row[x] = red;
-    row[x + length] = green;
-    row[x + 2 * length] = blue;
-  }
+/** sum = up + two rows by their weights, rounded where `sum` has bytes. */
+function mixTwo(sum: Row, a: Row, p: number, b: Row, q: number, up: number): void {
+  for (let at = 0; at < sum.length; at += 1) sum[at] = (a[at] as number) * p + (b[at] as number) * q + up;
 }
 
-/** sum = first * weight, or first * weight + second * other, rounded where `sum` has bytes. */
-function mixRows(sum: Row, first: Row, weight: number, second: Row, other: number, up: number): void {
-  for (let at = 0; at < sum.length; at += 1) sum[at] = (first[at] ?? 0) * weight + (second[at] ?? 0) * other + up;
+/** sum += four rows by their weights; a pass over memory costs more than multiplying by nothing. */
+function addFour(sum: Float32Array, rows: readonly [Row, Row, Row, Row], weights: Float64Array, from: number): void {
+  const [a, b, c, d] = rows;
+  const [p = 0, q = 0, r = 0, s = 0] = weights.subarray(from, from + 4);
+  for (let at = 0; at < sum.length; at += 1) {
+    sum[at] =
+      (sum[at] as number) +
+      (a[at] as number) * p +
+      (b[at] as number) * q +
+      (c[at] as number) * r +
+      (d[at] as number) * s;
+  }
 }
 
 /** Size of an image as a viewer shows it: a quarter turn swaps the sides. */
@@ -181,76 +180,78 @@ export function imageToTensor(
   offset = 0,
 ): Float32Array<ArrayBuffer> {
   const walk = uprightWalk(pixels, orientation);
-  const plan = planInput(walk, input);
-  const { left, top, rounding } = plan;
-  const columns = flatten(plan.columns);
-  const length = columns.length;
+  const { left, top, rounding, ...plan } = planInput(walk, input);
+  const [columns, rows] = [tapsOf(plan.columns), tapsOf(plan.rows)];
+  const { count } = columns;
   const plane = input.width * input.height;
   const { channels } = input;
   const scales = input.std.map((std) => input.scale / std);
   const shifts = input.std.map((std, channel) => -(input.mean[channel] ?? 0) / std);
 
-  if (length < input.width || plan.rows.length < input.height) {
+  if (count < input.width || rows.count < input.height) {
     for (let channel = 0; channel < channels; channel += 1) {
       const value = input.pad_value * (scales[channel] ?? 1) + (shifts[channel] ?? 0);
       target.fill(value, offset + channel * plane, offset + (channel + 1) * plane);
     }
   }
 
-  const newRow = (bytes: boolean): Row => (bytes ? new Uint8ClampedArray(length * 3) : new Float32Array(length * 3));
-  const resizeRow = isOpaque(pixels) ? resizeOpaqueRow : resizeBlendedRow;
+  const stored = packed(pixels);
+  const rgba = pixels.opaque || isOpaque(stored) ? stored : onWhite(stored);
+  const newRow = (bytes: boolean): Row => (bytes ? new Uint8ClampedArray(count * 3) : new Float32Array(count * 3));
   const rowUp = rounding === "each" ? HALVES_UP : 0;
   // Neighbouring target rows share source rows: as many are kept as one target row is made of.
-  const most = plan.rows.reduce((longest, tap) => Math.max(longest, tap.weights.length), 1);
-  const kept = Array.from({ length: most + 1 }, () => ({ y: -1, row: newRow(rounding === "each") }));
+  const kept = Array.from({ length: rows.most + 1 }, () => ({ y: -1, row: newRow(rounding === "each") }));
   const sourceRow = (y: number): Row => {
     const slot = kept[y % kept.length];
     if (!slot) throw new Error("unreachable");
     if (slot.y !== y) {
-      resizeRow(pixels, walk, y, columns, slot.row, rowUp);
+      resizeRow(rgba, walk.origin + y * walk.stepY, walk.stepX, columns, slot.row, rowUp);
       slot.y = y;
     }
     return slot.row;
   };
 
   const mixed = newRow(rounding !== "none");
-  const whole = new Float32Array(length * 3);
+  const sum = new Float32Array(count * 3);
   const up = rounding === "none" ? 0 : HALVES_UP;
-  const targetRow = ({ first, weights }: Tap): Row => {
-    const row = sourceRow(first);
-    const [weight = 1, other = 0] = weights;
-    if (weights.length === 1 && rounding !== "end") return row;
-    if (weights.length <= 2) {
-      mixRows(mixed, row, weight, weights.length === 2 ? sourceRow(first + 1) : row, other, up);
+  const rowsAreWhole = rounding !== "end" || columns.most === 1;
+  const targetRow = (y: number): Row => {
+    const first = rows.first[y] as number;
+    const weights = rows.weights.subarray(rows.begin[y], rows.begin[y + 1]);
+    const { length } = weights;
+    if (length === 1 && rowsAreWhole) return sourceRow(first);
+    if (length <= 2) {
+      mixTwo(mixed, sourceRow(first), weights[0] as number, sourceRow(first + length - 1), weights[1] ?? 0, up);
       return mixed;
     }
-    whole.fill(up);
-    weights.forEach((share, i) => {
-      const more = sourceRow(first + i);
-      for (let at = 0; at < whole.length; at += 1) whole[at] = (whole[at] ?? 0) + share * (more[at] ?? 0);
-    });
-    mixed.set(whole);
+    sum.fill(up);
+    // Past the end the last row again, by nothing.
+    const row = (i: number) => sourceRow(first + Math.min(i, length - 1));
+    for (let i = 0; i < length; i += 4) addFour(sum, [row(i), row(i + 1), row(i + 2), row(i + 3)], weights, i);
+    if (rounding === "none") return sum;
+    mixed.set(sum);
     return mixed;
   };
 
-  plan.rows.forEach((tap, index) => {
-    const row = targetRow(tap);
-    const start = offset + (top + index) * input.width + left;
+  for (let y = 0; y < rows.count; y += 1) {
+    const row = targetRow(y);
+    const start = offset + (top + y) * input.width + left;
     for (let channel = 0; channel < channels; channel += 1) {
       const scale = scales[channel] ?? 1;
       const shift = shifts[channel] ?? 0;
       const to = start + channel * plane;
       if (channels === 1) {
         // luma, ITU-R BT.601
-        for (let x = 0; x < length; x += 1) {
-          const grey = 0.299 * (row[x] ?? 0) + 0.587 * (row[x + length] ?? 0) + 0.114 * (row[x + 2 * length] ?? 0);
+        for (let x = 0; x < count; x += 1) {
+          const grey =
+            0.299 * (row[x] as number) + 0.587 * (row[x + count] as number) + 0.114 * (row[x + 2 * count] as number);
           target[to + x] = grey * scale + shift;
         }
       } else {
-        const from = channel * length;
-        for (let x = 0; x < length; x += 1) target[to + x] = (row[from + x] ?? 0) * scale + shift;
+        const from = channel * count;
+        for (let x = 0; x < count; x += 1) target[to + x] = (row[from + x] as number) * scale + shift;
       }
     }
-  });
+  }
   return target;
 }

@@ -7,8 +7,14 @@ import type { ModelInput } from "./manifest.ts";
  * a = -0.5); torchvision `Resize` and `CenterCrop`; Ultralytics `LetterBox`.
  */
 
-/** The source pixels `first`, `first + 1`, … that make one target pixel, and their weights, which sum to 1. */
-export type Tap = { first: number; weights: Float64Array };
+/** One axis of a resize: `count` target pixels share the span [start, start + length) of `size` source pixels. */
+export type Axis = { size: number; start: number; length: number; count: number; interpolation: Interpolation };
+
+/**
+ * Target pixel i of an axis is the sum of source pixels `first[i]`, `first[i] + 1`, … with the weights that lie from `begin[i]`
+ * up to `begin[i + 1]`, which sum to 1.
+ */
+export type Taps = { count: number; first: Int32Array; begin: Int32Array; weights: Float64Array; most: number };
 
 type Interpolation = NonNullable<ModelInput["interpolation"]>;
 
@@ -29,11 +35,11 @@ export type Placement = {
 };
 
 export type Plan = {
-  /** Position of the first column and row that the taps make. */
+  /** Position of the first column and row that the axes make. */
   left: number;
   top: number;
-  columns: Tap[];
-  rows: Tap[];
+  columns: Axis;
+  rows: Axis;
   /** Whether values are rounded to whole numbers after each axis, at the end, or not at all. */
   rounding: "each" | "end" | "none";
   placement: Placement;
@@ -47,31 +53,6 @@ export function roundHalfEven(value: number): number {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-const tapOf = (first: number, weights: number[]): Tap => {
-  const sum = weights.reduce((total, weight) => total + weight, 0);
-  return { first, weights: Float64Array.from(weights, (weight) => weight / sum) };
-};
-
-/** Average over [from, from + length): each source pixel counts by how much of it lies inside. */
-function boxTap(size: number, from: number, length: number): Tap {
-  const first = Math.min(Math.max(Math.floor(from), 0), size - 1);
-  const last = Math.min(Math.max(Math.ceil(from + length) - 1, first), size - 1);
-  const weights: number[] = [];
-  for (let pixel = first; pixel <= last; pixel += 1) {
-    weights.push(Math.max(Math.min(pixel + 1, from + length) - Math.max(pixel, from), 0));
-  }
-  return tapOf(first, weights);
-}
-
-/** Between the two pixel centres nearest to `centre`; beyond the outermost centre the edge pixel alone. */
-function linearTap(size: number, centre: number): Tap {
-  const first = Math.floor(centre);
-  if (first < 0) return tapOf(0, [1]);
-  if (first >= size - 1) return tapOf(size - 1, [1]);
-  const part = centre - first;
-  return tapOf(first, part === 0 ? [1] : [1 - part, part]);
-}
-
 const triangle = (x: number): number => Math.max(1 - Math.abs(x), 0);
 
 /** Keys' cubic with a = -0.5. */
@@ -83,30 +64,92 @@ function cubic(x: number): number {
   return 0;
 }
 
-/** Pillow's filter around `centre` (an edge coordinate: the middle of pixel 0 is 0.5), widened by `step` when that is above 1. */
-function filterTap(size: number, centre: number, step: number, filter: (x: number) => number, support: number): Tap {
-  const widen = Math.max(step, 1);
-  const first = Math.max(Math.trunc(centre - support * widen + 0.5), 0);
-  const end = Math.min(Math.trunc(centre + support * widen + 0.5), size);
-  const weights: number[] = [];
-  for (let pixel = first; pixel < end; pixel += 1) weights.push(filter((pixel - centre + 0.5) / widen));
-  return tapOf(first, weights);
+/** Fills `weights` for one target pixel and answers which source pixel the first of them is for, and how many they are. */
+type Weigh = (target: number, weights: Float64Array) => [first: number, count: number];
+
+/** Pixels taken over as they are, also when an odd rest would put a crop between two of them. */
+const takeOver =
+  ({ start }: Axis): Weigh =>
+  (target, weights) => {
+    weights[0] = 1;
+    return [Math.floor(start) + target, 1];
+  };
+
+/** Average over the target's share of the span: each source pixel counts by how much of it lies inside. */
+function average({ size, start, length, count }: Axis): Weigh {
+  const step = length / count;
+  return (target, weights) => {
+    const from = start + target * step;
+    const first = Math.min(Math.max(Math.floor(from), 0), size - 1);
+    const last = Math.min(Math.max(Math.ceil(from + step) - 1, first), size - 1);
+    for (let pixel = first; pixel <= last; pixel += 1) {
+      weights[pixel - first] = Math.max(Math.min(pixel + 1, from + step) - Math.max(pixel, from), 0);
+    }
+    return [first, last - first + 1];
+  };
 }
 
-/** Taps of `count` target pixels that share the span [start, start + length) of a source axis of `size` pixels. */
-function axisTaps(size: number, start: number, length: number, count: number, interpolation: Interpolation): Tap[] {
+/** Between the two pixel centres nearest to the target's; beyond the outermost centre the edge pixel alone. */
+function nearestTwo({ size, start, length, count }: Axis): Weigh {
+  return (target, weights) => {
+    const centre = start + (target + 0.5) * (length / count) - 0.5;
+    const first = Math.min(Math.max(Math.floor(centre), 0), size - 1);
+    const part = centre < 0 || first === size - 1 ? 0 : centre - first;
+    weights[0] = 1 - part;
+    weights[1] = part;
+    return [first, part === 0 ? 1 : 2];
+  };
+}
+
+/** Pillow's filter around the target's middle (the middle of pixel 0 is 0.5), widened by the step when that is above 1. */
+function filtered({ size, start, length, count }: Axis, filter: (x: number) => number, support: number): Weigh {
   const step = length / count;
-  if (step === 1) {
-    // Equal sizes: pixels are taken over as they are, also when an odd rest would put the crop between two of them.
-    return Array.from({ length: count }, (_, i) => tapOf(Math.floor(start) + i, [1]));
+  const widen = Math.max(step, 1);
+  return (target, weights) => {
+    const centre = start + (target + 0.5) * step;
+    const first = Math.max(Math.trunc(centre - support * widen + 0.5), 0);
+    const end = Math.min(Math.trunc(centre + support * widen + 0.5), size);
+    for (let pixel = first; pixel < end; pixel += 1) weights[pixel - first] = filter((pixel - centre + 0.5) / widen);
+    return [first, end - first];
+  };
+}
+
+function weigh(axis: Axis): Weigh {
+  const step = axis.length / axis.count;
+  if (step === 1) return takeOver(axis);
+  if (axis.interpolation === "pil_bilinear") return filtered(axis, triangle, 1);
+  if (axis.interpolation === "pil_bicubic") return filtered(axis, cubic, 2);
+  return axis.interpolation === "area" && step > 1 ? average(axis) : nearestTwo(axis);
+}
+
+/** Source pixels of one target pixel at most: the widest filter reaches two steps to both sides. */
+const widest = ({ length, count }: Axis): number => 4 * Math.ceil(Math.max(length / count, 1)) + 2;
+
+/** Which source pixels make each target pixel of an axis. */
+export function tapsOf(axis: Axis): Taps {
+  const { count } = axis;
+  const first = new Int32Array(count);
+  const begin = new Int32Array(count + 1);
+  const own = new Float64Array(widest(axis));
+  let weights = new Float64Array(count * 4);
+  const next = weigh(axis);
+  let [at, most] = [0, 1];
+  for (let target = 0; target < count; target += 1) {
+    const [pixel, length] = next(target, own);
+    if (at + length > weights.length) {
+      const longer = new Float64Array(2 * weights.length + length);
+      longer.set(weights);
+      weights = longer;
+    }
+    let sum = 0;
+    for (let i = 0; i < length; i += 1) sum += own[i] ?? 0;
+    for (let i = 0; i < length; i += 1) weights[at + i] = (own[i] ?? 0) / sum;
+    first[target] = pixel;
+    at += length;
+    begin[target + 1] = at;
+    most = Math.max(most, length);
   }
-  return Array.from({ length: count }, (_, i) => {
-    const centre = start + (i + 0.5) * step;
-    if (interpolation === "pil_bilinear") return filterTap(size, centre, step, triangle, 1);
-    if (interpolation === "pil_bicubic") return filterTap(size, centre, step, cubic, 2);
-    if (interpolation === "area" && step > 1) return boxTap(size, start + i * step, step);
-    return linearTap(size, centre - 0.5);
-  });
+  return { count, first, begin, weights, most };
 }
 
 type Size = { width: number; height: number };
@@ -146,8 +189,8 @@ function planContained(source: Size, input: ModelInput, interpolation: Interpola
   return {
     left,
     top,
-    columns: axisTaps(source.width, 0, source.width, contentWidth, interpolation),
-    rows: axisTaps(source.height, 0, source.height, contentHeight, interpolation),
+    columns: { size: source.width, start: 0, length: source.width, count: contentWidth, interpolation },
+    rows: { size: source.height, start: 0, length: source.height, count: contentHeight, interpolation },
     rounding: roundingOf(interpolation),
     placement: placed(
       input,
@@ -166,8 +209,8 @@ function planResizedCrop(source: Size, input: ModelInput, shortSide: number, int
     const cut = roundHalfEven((resized - count) / 2);
     const step = size / resized;
     return {
-      // Only the pixels that remain: each tap is that of the whole resized axis.
-      taps: axisTaps(size, cut * step, count * step, count, interpolation),
+      // Only the pixels that remain: each is made as that of the whole resized axis.
+      axis: { size, start: cut * step, length: count * step, count, interpolation },
       at: { scale: resized / size, offset: 0 - cut },
     };
   };
@@ -176,8 +219,8 @@ function planResizedCrop(source: Size, input: ModelInput, shortSide: number, int
   return {
     left: 0,
     top: 0,
-    columns: x.taps,
-    rows: y.taps,
+    columns: x.axis,
+    rows: y.axis,
     rounding: roundingOf(interpolation),
     placement: placed(input, x.at, y.at, source),
   };
@@ -203,8 +246,8 @@ export function planInput(source: Size, input: ModelInput): Plan {
   return {
     left: 0,
     top: 0,
-    columns: axisTaps(source.width, startX, spanX, width, interpolation),
-    rows: axisTaps(source.height, startY, spanY, height, interpolation),
+    columns: { size: source.width, start: startX, length: spanX, count: width, interpolation },
+    rows: { size: source.height, start: startY, length: spanY, count: height, interpolation },
     rounding: roundingOf(interpolation),
     placement: placed(
       input,

@@ -1,6 +1,7 @@
 import type { Principal } from "../../auth/principal.ts";
 import { validationError } from "../../http/create-api.ts";
 import { AppError, unwrap } from "../../shared/errors.ts";
+import { release } from "../../shared/memory.ts";
 import type { OnnxEngine } from "./engines/onnx.ts";
 import type { AcceptedImage, PreparedModel } from "./engines/port.ts";
 import type { HostedEngine } from "./engines/workers-ai.ts";
@@ -29,6 +30,7 @@ async function look(model: PreparedModel, image: AcceptedImage, options: Inferen
   const startedAt = performance.now();
   const { result, timings } = await model.run(image, options);
   const totalMs = performance.now() - startedAt;
+  release(image.bytes);
   const { queueMs, loadMs } = timings;
   return {
     ...result,

@@ -1,5 +1,10 @@
 import { describe, it } from "vitest";
-import { MAX_IMAGE_BYTES, MAX_JPEG_SCANS, readImageHeader } from "../../../src/training/inference/image-header.ts";
+import {
+  MAX_IMAGE_BYTES,
+  MAX_JPEG_SCANS,
+  readImageHeader,
+  SHRINKABLE,
+} from "../../../src/training/inference/image-header.ts";
 import { type FixtureName, fixtureNames, imageFixture } from "../../support/images/fixtures.ts";
 import { pngHeader, pngHeaderOnly, writePng } from "../../support/png-writer.ts";
 
@@ -91,6 +96,13 @@ describe("readImageHeader on real files", () => {
     ["small.gif", /not a JPEG, PNG or WebP/],
   ])("refuses %s with a reason", ([name, message], { expect }) => {
     expect(readImageHeader(imageFixture(name))).toMatchObject(refused(expect.stringMatching(message)));
+  });
+
+  it("accepts printing inks where the Images binding reads them", ({ expect }) => {
+    expect(readImageHeader(imageFixture("cmyk.jpg"), SHRINKABLE)).toMatchObject({
+      ok: true,
+      value: { type: "jpeg", channels: 4, width: 24, height: 16 },
+    });
   });
 
   it.for(["baseline.jpg", "progressive.jpg", "lossy.webp", "lossless.webp", "alpha-lossy.webp"] as const)(
