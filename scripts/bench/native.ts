@@ -89,7 +89,8 @@ async function install(folder: string, version: string): Promise<void> {
       child.once("error", reject);
       child.once("close", resolve);
     });
-    if (code !== 0) throw new Error(said.trim().split("\n").at(-1) || `npm ended with ${code}`);
+    const [reason] = /^npm error (?!code |errno |syscall ).+/m.exec(said) ?? [];
+    if (code !== 0) throw new Error(reason ?? `npm ended with ${code}`);
     if (existsSync(folder)) rmSync(folder, { recursive: true, force: true });
     renameSync(half, folder);
   } finally {

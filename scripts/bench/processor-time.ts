@@ -21,21 +21,30 @@ const statOf = (pid: string) => {
   }
 };
 
+/** The ids of our child processes of this name, the smallest first; none where there is no `/proc`. @param name its beginning */
+export function childrenNamed(name: string): number[] {
+  let pids: string[] = [];
+  try {
+    pids = readdirSync("/proc").filter((entry) => /^\d+$/.test(entry));
+  } catch {
+    return [];
+  }
+  const ours = pids.filter((pid) => {
+    const stat = statOf(pid);
+    return stat?.parent === process.pid && stat.name.startsWith(name);
+  });
+  return ours.map(Number).sort((a, b) => a - b);
+}
+
+/** Processor time that a process has used so far, in milliseconds; null when it is gone. */
+export const processorTimeOf = (pid: number): number | null => statOf(String(pid))?.cpuMs ?? null;
+
 /**
  * A clock of the processor time that a child process of ours has used, in milliseconds: what a request costs, whoever else
  * is using the machine. It says null where there is no `/proc` and once the process is gone.
  * @param name the beginning of the program's name
  */
 export function childProcessorTime(name: string): () => number | null {
-  let pids: string[] = [];
-  try {
-    pids = readdirSync("/proc").filter((entry) => /^\d+$/.test(entry));
-  } catch {
-    return () => null;
-  }
-  const pid = pids.find((candidate) => {
-    const stat = statOf(candidate);
-    return stat?.parent === process.pid && stat.name.startsWith(name);
-  });
-  return () => (pid === undefined ? null : (statOf(pid)?.cpuMs ?? null));
+  const [pid] = childrenNamed(name);
+  return () => (pid === undefined ? null : processorTimeOf(pid));
 }
