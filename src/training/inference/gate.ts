@@ -4,6 +4,8 @@ import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
  * Lets one piece of work in at a time. All objects of one isolate share its 128 MB, so they share one gate: one model is
  * loaded, one image decoded, one network run at any time.
  *
+ * Between turns that follow each other the event loop comes round once: answers get out one by one and not all at the end.
+ *
  * What waits holds memory too (its image), so the queue is bounded by bytes. The platform may end a request in the middle
  * of its turn and then nothing of it runs any more, not even `finally`: a turn that was begun too long ago is passed over.
  */
@@ -17,10 +19,14 @@ export type GateLimits = {
 
 type Turn = { done: Promise<void>; weightBytes: number; since: number };
 
+const eventLoopTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
 export class Gate {
   readonly #limits: GateLimits;
   readonly #turns = new Set<Turn>();
   #last: Turn | null = null;
+  /** A turn has ended and the event loop has not come round since: its answer is still inside. */
+  #isLeaving = false;
 
   constructor(limits: GateLimits) {
     this.#limits = limits;
@@ -42,12 +48,19 @@ export class Gate {
     this.#last = turn;
     this.#turns.add(turn);
     try {
+      const isFollowing = before !== null || this.#isLeaving;
       if (before) await this.#settled(before);
+      // Turns compute without a pause: without this one the first answer would leave after the last turn.
+      if (isFollowing) await eventLoopTurn();
       turn.since = Date.now();
       return ok(await work());
     } finally {
       this.#turns.delete(turn);
       if (this.#last === turn) this.#last = null;
+      this.#isLeaving = true;
+      void eventLoopTurn().then(() => {
+        this.#isLeaving = false;
+      });
       resolve();
     }
   }

@@ -23,6 +23,34 @@ describe("Gate", () => {
     expect(results).toEqual(["a", "b", "c", "d"].map((value) => ({ ok: true, value })));
   });
 
+  it("lets an answer out before the next turn, also for work that comes when the turn is over", async ({ expect }) => {
+    const gate = new Gate(limits);
+    const log: string[] = [];
+    /** Computes without a pause; its answer leaves with the next turn of the event loop. */
+    const work = (name: string) =>
+      gate
+        .run(1, async () => log.push(`${name} computes`))
+        .then(() => new Promise<void>((resolve) => setTimeout(resolve, 0)))
+        .then(() => log.push(`${name} leaves`));
+    const first = work("a").then(() => undefined);
+    // Comes when nobody is inside any more, before anything could leave.
+    for (let i = 0; i < 10; i += 1) await Promise.resolve();
+    await Promise.all([first, work("b"), work("c")]);
+    expect(log).toEqual(["a computes", "a leaves", "b computes", "b leaves", "c computes", "c leaves"]);
+  });
+
+  it("does not keep anybody waiting who comes alone", async ({ expect }) => {
+    const gate = new Gate(limits);
+    await gate.run(1, async () => 1);
+    await later(2);
+    let inside = false;
+    const run = gate.run(1, async () => {
+      inside = true;
+    });
+    expect(inside).toBe(true);
+    await run;
+  });
+
   it("goes on after work that throws, and hands the error to its caller", async ({ expect }) => {
     const gate = new Gate(limits);
     const broken = gate.run(1, async () => {
