@@ -3,10 +3,19 @@ import { z } from "zod";
 
 /** What an isolate holds, asked through V8's inspector protocol. */
 export type IsolateMemory = {
-  /** Bytes in use: JavaScript heap and the buffers behind it, the two that count towards a Worker's 128 MB. */
+  /** Bytes in use now, garbage included: JavaScript heap and the buffers behind it. Wasm memories are not among them. */
   usedBytes(): Promise<number>;
+  /** Collects garbage and answers the bytes of each Wasm memory that is left. They never shrink. */
+  wasmBytes(): Promise<number[]>;
 };
 
+const ContextSchema = z.object({
+  method: z.literal("Runtime.executionContextCreated"),
+  params: z.object({ context: z.object({ id: z.number() }) }),
+});
+const EvaluatedSchema = z.object({ result: z.object({ objectId: z.string() }) });
+const QueriedSchema = z.object({ objects: z.object({ objectId: z.string() }) });
+const NumbersSchema = z.object({ result: z.object({ value: z.array(z.number()) }) });
 const TargetsSchema = z.array(z.object({ id: z.string(), webSocketDebuggerUrl: z.string() }));
 const AnswerSchema = z.object({ id: z.number(), result: z.unknown().optional(), error: z.unknown().optional() });
 const UsageSchema = z.object({
@@ -35,17 +44,20 @@ export async function isolateMemory(inspector: URL, worker: string): Promise<Iso
   });
   let lastId = 0;
   const waiting = new Map<number, (answer: z.infer<typeof AnswerSchema>) => void>();
+  let contextId: number | null = null;
   socket.addEventListener("message", ({ data }) => {
-    const answer = AnswerSchema.safeParse(JSON.parse(String(data)));
+    const message: unknown = JSON.parse(String(data));
+    contextId = ContextSchema.safeParse(message).data?.params.context.id ?? contextId;
+    const answer = AnswerSchema.safeParse(message);
     if (!answer.success) return;
     waiting.get(answer.data.id)?.(answer.data);
     waiting.delete(answer.data.id);
   });
-  const ask = async (method: string) => {
+  const ask = async (method: string, params: Record<string, unknown> = {}) => {
     lastId += 1;
     const id = lastId;
     const answered = new Promise<z.infer<typeof AnswerSchema>>((resolve) => waiting.set(id, resolve));
-    socket.send(JSON.stringify({ id, method, params: {} }));
+    socket.send(JSON.stringify({ id, method, params }));
     const answer = await Promise.race([answered, delay(ANSWER_MS, null, { ref: false })]);
     if (answer === null || answer.error !== undefined)
       throw new Error(`inspector: ${method}: ${JSON.stringify(answer)}`);
@@ -55,7 +67,32 @@ export async function isolateMemory(inspector: URL, worker: string): Promise<Iso
     const { usedSize, embedderHeapUsedSize, backingStorageSize } = UsageSchema.parse(await ask("Runtime.getHeapUsage"));
     return usedSize + embedderHeapUsedSize + backingStorageSize;
   };
-  return {
-    usedBytes,
+  const wasmBytes = async () => {
+    if (contextId === null) await ask("Runtime.enable");
+    const { result } = EvaluatedSchema.parse(
+      await ask("Runtime.evaluate", { expression: "WebAssembly.Memory.prototype", contextId }),
+    );
+    // The application's class of memories takes the place of the platform's; instances of both descend from the latter.
+    const base = EvaluatedSchema.parse(
+      await ask("Runtime.callFunctionOn", {
+        objectId: result.objectId,
+        functionDeclaration:
+          "function () { const above = Object.getPrototypeOf(this); return above === Object.prototype ? this : above }",
+      }),
+    );
+    // This collects garbage first.
+    const { objects } = QueriedSchema.parse(
+      await ask("Runtime.queryObjects", { prototypeObjectId: base.result.objectId }),
+    );
+    const { result: sizes } = NumbersSchema.parse(
+      await ask("Runtime.callFunctionOn", {
+        objectId: objects.objectId,
+        functionDeclaration:
+          "function () { return this.flatMap((it) => { try { return [it.buffer.byteLength] } catch { return [] } }) }",
+        returnByValue: true,
+      }),
+    );
+    return sizes.value;
   };
+  return { usedBytes, wasmBytes };
 }

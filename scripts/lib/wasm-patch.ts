@@ -129,12 +129,16 @@ function makeSection(id: number, content: number[]): Uint8Array {
 }
 
 /**
- * Makes a module that defines its memory import it instead, as `env.memory`, of at least the old minimum. One memory
- * then outlives many instances: an instance left in an unknown state by a failed call is replaced and the memory is
- * zeroed and used again. Exports of the memory keep working. Fails when the module does not define exactly one memory
- * or when it has no import section.
+ * Makes a module that defines its memory import it instead, as `env.memory`. One memory then outlives many instances: an
+ * instance left in an unknown state by a failed call is replaced and the memory is zeroed and used again. Exports of the
+ * memory keep working. Fails when the module does not define exactly one memory or when it has no import section.
+ * @param pages least pages of 64 KiB that the memory must have, where the published minimum is a reserve that the module's
+ *   own allocator would also ask for when it needs it; static data and the stack have to fit. Absent: the published minimum
  */
-export function importMemory(wasm: Uint8Array): { wasm: Uint8Array<ArrayBuffer>; minimumPages: number } {
+export function importMemory(
+  wasm: Uint8Array,
+  pages?: number,
+): { wasm: Uint8Array<ArrayBuffer>; minimumPages: number } {
   const all = sections(wasm);
   const memory = all.find((section) => section.id === SECTION.memory);
   const imports = all.find((section) => section.id === SECTION.import);
@@ -143,7 +147,8 @@ export function importMemory(wasm: Uint8Array): { wasm: Uint8Array<ArrayBuffer>;
   const limits = new Reader(wasm, memory.content);
   const count = limits.u32();
   const flags = limits.u32();
-  const minimumPages = limits.u32();
+  const published = limits.u32();
+  const minimumPages = Math.min(pages ?? published, published);
   if (count !== 1 || flags !== LIMITS_MAX) throw new Error(`wasm: unexpected memory (${count} with flags ${flags})`);
   const maximumPages = limits.u32();
 

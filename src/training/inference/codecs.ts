@@ -34,8 +34,8 @@ type DecoderFactory = (options: {
   ) => WebAssembly.Exports;
 }) => Promise<Decoder>;
 
-/** What the larger of the two binaries starts with, in pages of 64 KiB; starting fails if one asks for more. */
-const INITIAL_PAGES = 258;
+/** What both binaries start with, in pages of 64 KiB, see `scripts/gen.ts`; starting fails if one asks for more. */
+const INITIAL_PAGES = 16;
 /** 64 MiB. The largest accepted image, progressive, takes 38. */
 const MAX_PAGES = 1024;
 

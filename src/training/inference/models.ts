@@ -7,7 +7,7 @@ import type { Failure, Result } from "../../shared/result.ts";
 
 export type Releasable = { release(): Promise<void> };
 
-/** Wasm memory for weights, of the 76 MiB: the rest is for the runtime itself and for the values between layers. */
+/** Wasm memory for weights, of the 73 MiB: the rest is for the runtime itself and for the values between layers. */
 export const MODEL_BUDGET_BYTES = 48 * 1024 * 1024;
 
 /** What a model takes while open, measured: 2.5 times the file, or 1.25 times both files with external weights. */

@@ -62,8 +62,24 @@ const SMALLEST_MODEL = Uint8Array.of(
   ...[90, 11, 10, 1, 120, 18, 6, 10, 4, 8, 1, 18, 0, 98, 11, 10, 1, 121, 18, 6, 10, 4, 8, 1, 18, 0],
 );
 
-/** The memory of the runtime as it was when it had started and nothing was open, up to the last byte that is not zero. */
-let pristine: Uint8Array | null = null;
+/** The memory of the runtime as it was when it had started and nothing was open: what is not zero in it, and where. */
+let pristine: { at: number; bytes: Uint8Array }[] | null = null;
+
+/** Pieces in which memory is looked at; most of it, stack and free heap, is zero. */
+const BLOCK_BYTES = 4096;
+
+function nonZeroBlocks(all: Uint8Array): { at: number; bytes: Uint8Array }[] {
+  const words = new Int32Array(all.buffer);
+  const wordsPerBlock = BLOCK_BYTES / 4;
+  const blocks: { at: number; bytes: Uint8Array }[] = [];
+  for (let at = 0; at < words.length; at += 1) {
+    if (words[at] === 0) continue;
+    const first = at - (at % wordsPerBlock);
+    blocks.push({ at: first * 4, bytes: all.slice(first * 4, first * 4 + BLOCK_BYTES) });
+    at = first + wordsPerBlock - 1;
+  }
+  return blocks;
+}
 
 /** Starts the runtime, and keeps what it needs to be started again. */
 async function startRuntime(): Promise<void> {
@@ -71,10 +87,7 @@ async function startRuntime(): Promise<void> {
   const session = await ort.InferenceSession.create(SMALLEST_MODEL, { executionProviders: ["wasm"] });
   await session.release();
   if (!memory) throw new Error("ONNX Runtime runs in a memory that is not ours");
-  const bytes = new Uint8Array(memory.buffer);
-  let length = bytes.length;
-  while (length > 0 && bytes[length - 1] === 0) length -= 1;
-  pristine = bytes.slice(0, length);
+  pristine = nonZeroBlocks(new Uint8Array(memory.buffer));
 }
 
 /**
@@ -86,8 +99,8 @@ async function startRuntime(): Promise<void> {
 export function restartRuntime(): void {
   if (!memory || !pristine) return;
   const bytes = new Uint8Array(memory.buffer);
-  bytes.set(pristine);
-  bytes.fill(0, pristine.length);
+  bytes.fill(0);
+  for (const block of pristine) bytes.set(block.bytes, block.at);
 }
 
 export type ModelFailure = Failure<"MODEL_TOO_LARGE" | "MODEL_NOT_USABLE">;

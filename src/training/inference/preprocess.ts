@@ -5,9 +5,8 @@ import { type Placement, planInput, type Taps, tapsOf } from "./resample.ts";
  * From decoded pixels to the input tensor of a model. Pure, and the only implementation: the embedded trainer imports it,
  * so that a model sees in the Worker exactly what it was trained on.
  *
- * Alpha is composited on white, as a viewer shows it. Each axis is resized on its own with half-pixel centres, first along
- * rows, then along columns, in the way that the manifest names; nothing happens when the sizes are equal. The image is read
- * once, row by row; no resized copy is made.
+ * Alpha is composited on white, as a viewer shows it. Each axis is resized on its own with half-pixel centres, in the way that
+ * the manifest names; nothing happens when the sizes are equal. The image is read row by row; no resized copy is made.
  */
 
 /**
@@ -49,7 +48,7 @@ function uprightWalk({ width, height }: Pixels, orientation: number): Walk {
   }
 }
 
-/** Values of one row, plane by plane: all of red, then green, then blue. Bytes where the plan rounds: they round and clamp. */
+/** Values of one row, plane by plane: all of red, then green, then blue. Bytes where they are rounded: those clamp as well. */
 type Row = Float32Array | Uint8ClampedArray;
 
 /** A byte array rounds halves to even; the frameworks round them up. */
@@ -118,9 +117,9 @@ function resizeRow(rgba: Int32Array, from: number, step: number, columns: Taps, 
   }
 }
 
-/** sum = up + two rows by their weights, rounded where `sum` has bytes. */
-function mixTwo(sum: Row, a: Row, p: number, b: Row, q: number, up: number): void {
-  for (let at = 0; at < sum.length; at += 1) sum[at] = (a[at] as number) * p + (b[at] as number) * q + up;
+/** sum = two rows by their weights, rounded. */
+function mixTwo(sum: Uint8ClampedArray, a: Row, p: number, b: Row, q: number): void {
+  for (let at = 0; at < sum.length; at += 1) sum[at] = (a[at] as number) * p + (b[at] as number) * q + HALVES_UP;
 }
 
 /** sum += four rows by their weights; a pass over memory costs more than multiplying by nothing. */
@@ -135,6 +134,130 @@ function addFour(sum: Float32Array, rows: readonly [Row, Row, Row, Row], weights
       (c[at] as number) * r +
       (d[at] as number) * s;
   }
+}
+
+/**
+ * The same for pixels, into red, green and blue in turn.
+ * @param starts positions of the first pixel in each of the four rows
+ */
+function addFourPixelRows(
+  sum: Float32Array,
+  rgba: Int32Array,
+  starts: readonly [number, number, number, number],
+  step: number,
+  weights: Float64Array,
+  from: number,
+): void {
+  let [a, b, c, d] = starts;
+  const [p = 0, q = 0, r = 0, s = 0] = weights.subarray(from, from + 4);
+  for (let at = 0; at < sum.length; at += 3) {
+    const first = rgba[a] as number;
+    const second = rgba[b] as number;
+    const third = rgba[c] as number;
+    const fourth = rgba[d] as number;
+    sum[at] = (sum[at] as number) + p * (first & 255) + q * (second & 255) + r * (third & 255) + s * (fourth & 255);
+    sum[at + 1] =
+      (sum[at + 1] as number) +
+      p * ((first >>> 8) & 255) +
+      q * ((second >>> 8) & 255) +
+      r * ((third >>> 8) & 255) +
+      s * ((fourth >>> 8) & 255);
+    sum[at + 2] =
+      (sum[at + 2] as number) +
+      p * ((first >>> 16) & 255) +
+      q * ((second >>> 16) & 255) +
+      r * ((third >>> 16) & 255) +
+      s * ((fourth >>> 16) & 255);
+    a += step;
+    b += step;
+    c += step;
+    d += step;
+  }
+}
+
+/** An opaque image, how it is walked, and what makes its rows and columns in the input. */
+type Source = { rgba: Int32Array; walk: Walk; columns: Taps; rows: Taps };
+
+/** Rows of the input, one after the other; each is valid until the next is asked for. */
+type RowMaker = (y: number) => Row;
+
+/** Values that are not rounded: along columns first, where the pixels of a row can be taken one after the other. */
+function exactRows({ rgba, walk, columns, rows }: Source): RowMaker {
+  const { first, begin, weights, count } = columns;
+  const origin = first[0] as number;
+  const end = (first[count - 1] as number) + (begin[count] as number) - (begin[count - 1] as number);
+  const sum = new Float32Array((end - origin) * 3);
+  const row = new Float32Array(count * 3);
+  return (y) => {
+    const last = (rows.begin[y + 1] as number) - 1;
+    const start = (i: number) =>
+      walk.origin +
+      ((rows.first[y] as number) + Math.min(i, last) - (rows.begin[y] as number)) * walk.stepY +
+      origin * walk.stepX;
+    sum.fill(0);
+    // Past the end the last row again, by nothing.
+    const own = rows.weights.subarray(rows.begin[y], last + 1);
+    for (let i = rows.begin[y] as number; i <= last; i += 4) {
+      const four = [start(i), start(i + 1), start(i + 2), start(i + 3)] as const;
+      addFourPixelRows(sum, rgba, four, walk.stepX, own, i - (rows.begin[y] as number));
+    }
+    for (let x = 0; x < count; x += 1) {
+      const stop = begin[x + 1] as number;
+      let at = ((first[x] as number) - origin) * 3;
+      let red = 0;
+      let green = 0;
+      let blue = 0;
+      for (let i = begin[x] as number; i < stop; i += 1) {
+        const weight = weights[i] as number;
+        red += weight * (sum[at] as number);
+        green += weight * (sum[at + 1] as number);
+        blue += weight * (sum[at + 2] as number);
+        at += 3;
+      }
+      row[x] = red;
+      row[x + count] = green;
+      row[x + 2 * count] = blue;
+    }
+    return row;
+  };
+}
+
+/** Values rounded as the frameworks do it, whose order this is: along rows first. `each`: also between the two axes. */
+function roundedRows({ rgba, walk, columns, rows }: Source, each: boolean): RowMaker {
+  const length = columns.count * 3;
+  // Neighbouring target rows share source rows: as many are kept as one target row is made of.
+  const kept = Array.from({ length: rows.most + 1 }, () => ({
+    y: -1,
+    row: each ? new Uint8ClampedArray(length) : new Float32Array(length),
+  }));
+  const sourceRow = (y: number): Row => {
+    const slot = kept[y % kept.length];
+    if (!slot) throw new Error("unreachable");
+    if (slot.y !== y) {
+      resizeRow(rgba, walk.origin + y * walk.stepY, walk.stepX, columns, slot.row, each ? HALVES_UP : 0);
+      slot.y = y;
+    }
+    return slot.row;
+  };
+  const mixed = new Uint8ClampedArray(length);
+  const sum = new Float32Array(length);
+  const isWhole = each || columns.most === 1;
+  return (y) => {
+    const first = rows.first[y] as number;
+    const weights = rows.weights.subarray(rows.begin[y], rows.begin[y + 1]);
+    const last = weights.length - 1;
+    if (last === 0 && isWhole) return sourceRow(first);
+    if (last <= 1) {
+      mixTwo(mixed, sourceRow(first), weights[0] as number, sourceRow(first + last), weights[1] ?? 0);
+      return mixed;
+    }
+    sum.fill(HALVES_UP);
+    // Past the end the last row again, by nothing.
+    const row = (i: number) => sourceRow(first + Math.min(i, last));
+    for (let i = 0; i <= last; i += 4) addFour(sum, [row(i), row(i + 1), row(i + 2), row(i + 3)], weights, i);
+    mixed.set(sum);
+    return mixed;
+  };
 }
 
 /** Size of an image as a viewer shows it: a quarter turn swaps the sides. */
@@ -197,41 +320,8 @@ export function imageToTensor(
 
   const stored = packed(pixels);
   const rgba = pixels.opaque || isOpaque(stored) ? stored : onWhite(stored);
-  const newRow = (bytes: boolean): Row => (bytes ? new Uint8ClampedArray(count * 3) : new Float32Array(count * 3));
-  const rowUp = rounding === "each" ? HALVES_UP : 0;
-  // Neighbouring target rows share source rows: as many are kept as one target row is made of.
-  const kept = Array.from({ length: rows.most + 1 }, () => ({ y: -1, row: newRow(rounding === "each") }));
-  const sourceRow = (y: number): Row => {
-    const slot = kept[y % kept.length];
-    if (!slot) throw new Error("unreachable");
-    if (slot.y !== y) {
-      resizeRow(rgba, walk.origin + y * walk.stepY, walk.stepX, columns, slot.row, rowUp);
-      slot.y = y;
-    }
-    return slot.row;
-  };
-
-  const mixed = newRow(rounding !== "none");
-  const sum = new Float32Array(count * 3);
-  const up = rounding === "none" ? 0 : HALVES_UP;
-  const rowsAreWhole = rounding !== "end" || columns.most === 1;
-  const targetRow = (y: number): Row => {
-    const first = rows.first[y] as number;
-    const weights = rows.weights.subarray(rows.begin[y], rows.begin[y + 1]);
-    const { length } = weights;
-    if (length === 1 && rowsAreWhole) return sourceRow(first);
-    if (length <= 2) {
-      mixTwo(mixed, sourceRow(first), weights[0] as number, sourceRow(first + length - 1), weights[1] ?? 0, up);
-      return mixed;
-    }
-    sum.fill(up);
-    // Past the end the last row again, by nothing.
-    const row = (i: number) => sourceRow(first + Math.min(i, length - 1));
-    for (let i = 0; i < length; i += 4) addFour(sum, [row(i), row(i + 1), row(i + 2), row(i + 3)], weights, i);
-    if (rounding === "none") return sum;
-    mixed.set(sum);
-    return mixed;
-  };
+  const source = { rgba, walk, columns, rows };
+  const targetRow = rounding === "none" ? exactRows(source) : roundedRows(source, rounding === "each");
 
   for (let y = 0; y < rows.count; y += 1) {
     const row = targetRow(y);

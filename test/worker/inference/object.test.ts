@@ -2,6 +2,7 @@ import { env } from "cloudflare:workers";
 import { describe, it } from "vitest";
 import { sha256Hex } from "../../../src/shared/ids.ts";
 import { codecMemoryBytes } from "../../../src/training/inference/codecs.ts";
+import { MAX_WASM_PAGES } from "../../../src/training/inference/limits.ts";
 import type { CheckpointManifest } from "../../../src/training/inference/manifest.ts";
 import type { InferRequest, StoredFile } from "../../../src/training/inference/object.ts";
 import { onnxMemoryBytes } from "../../../src/training/inference/onnx-runtime.ts";
@@ -490,7 +491,7 @@ describe("ModelSession: models that must not run", () => {
       close(await confidences({ model: good.model, manifest: good.manifest, image: picture }), good.logits, 2e-5),
     ).toBe("close");
     expect(onnxMemoryBytes()).toBeGreaterThan(0);
-    expect(onnxMemoryBytes()).toBeLessThanOrEqual(76 * 1024 * 1024);
+    expect(onnxMemoryBytes()).toBeLessThanOrEqual(MAX_WASM_PAGES * 65_536);
   });
 
   it("loses no memory to models that need more than there is", async ({ expect }) => {
@@ -525,7 +526,7 @@ describe("ModelSession: models that must not run", () => {
       expect(answer).toMatchObject({ ok: false, error: { code: "MODEL_TOO_LARGE" } });
       expect(close(await confidences({ model, manifest, image: picture }), logits, 2e-5)).toBe("close");
     }
-    expect(onnxMemoryBytes()).toBeLessThanOrEqual(76 * 1024 * 1024);
+    expect(onnxMemoryBytes()).toBeLessThanOrEqual(MAX_WASM_PAGES * 65_536);
   });
 
   it("opens one large model after another in the memory of one", async ({ expect }) => {
@@ -552,7 +553,7 @@ describe("ModelSession: models that must not run", () => {
         image: white,
       });
       expect(close(actual, [seed * 1000, seed * 1000], 0.1)).toBe("close");
-      expect(onnxMemoryBytes()).toBeLessThanOrEqual(76 * 1024 * 1024);
+      expect(onnxMemoryBytes()).toBeLessThanOrEqual(MAX_WASM_PAGES * 65_536);
     }
   });
 });
