@@ -82,6 +82,9 @@ const CONTESTANTS: Contestant[] = [
   },
 ];
 
+/** The engine compiles in tiers, by what was run how often: the first answers are slow. */
+const WARM_UP_MS = 2_000;
+
 const AnswerSchema = z.object({ inference_time_ms: z.number(), timings: z.object({ load_ms: z.number() }) });
 
 function writeFiles(folder: string, { graph, weights }: NetworkFiles): string {
@@ -126,8 +129,9 @@ export async function measureModels(
     if (native && floatPath) await native.run(floatPath, side);
 
     const first = await ask(jobId);
-    // The engine compiles in two tiers: the first answers are slow.
-    for (let i = 0; i < 3; i += 1) await ask(jobId);
+    const warmAtMs = performance.now() + WARM_UP_MS;
+    do await ask(jobId);
+    while (performance.now() < warmAtMs);
     const [warm, alone, aloneFloat]: [number[], number[], number[]] = [[], [], []];
     let processorMs: number | null = 0;
     for (let i = 0; i < runs; i += 1) {
