@@ -14,7 +14,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { crc32, deflateSync } from "node:zlib";
 import { z } from "zod";
-import { inferenceForm, LABELS, manifestFor, photograph, storeModel } from "./bench/inference.ts";
+import { classifier, inferenceForm, LABELS, manifestFor, photograph, storeModel } from "./bench/inference.ts";
 import type { IsolateMemory } from "./bench/isolate-memory.ts";
 import { detector, generator, mobilenet, type NetworkFiles, nothing, resnet } from "./bench/networks.ts";
 import { startBenchServer } from "./bench/server.ts";
@@ -72,8 +72,6 @@ async function pictures(): Promise<Picture[]> {
     { name: "4 MP PNG without pixels", bytes: png(2_000, 2_000, null), ...refused },
   ];
 }
-
-const classifier = (name: string) => manifestFor(name, "image_classification", 224, LABELS);
 
 /** Six models, of which no more than two or three fit into memory together. */
 const models = (): { name: string; files: NetworkFiles; manifest: ReturnType<typeof manifestFor> }[] => [

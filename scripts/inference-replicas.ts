@@ -16,7 +16,7 @@ import { parseArgs } from "node:util";
 import { fail, ok } from "../src/shared/result.ts";
 import { askReplica, ReplicaPicker, replicaName } from "../src/training/inference/replicas.ts";
 import { Connection, expectStatus, type HttpRequest } from "./bench/http.ts";
-import { inferenceForm, LABELS, manifestFor, photograph, storeModel } from "./bench/inference.ts";
+import { classifier, inferenceForm, LABELS, photograph, storeModel } from "./bench/inference.ts";
 import { mobilenet } from "./bench/networks.ts";
 import { childrenNamed, processorTimeOf } from "./bench/processor-time.ts";
 import { renderTable } from "./bench/report.ts";
@@ -68,8 +68,7 @@ async function startMachines(): Promise<{ machines: Machine[]; request: HttpRequ
   servers.push(first);
   const world = await createWorld(first);
   const jobId = await world.createJob();
-  const manifest = manifestFor("mobilenetv2_100", "image_classification", 224, LABELS);
-  await storeModel(first, jobId, mobilenet("int8", LABELS), manifest);
+  await storeModel(first, jobId, mobilenet("int8", LABELS), classifier("mobilenetv2_100"));
   world.close();
   await first.dispose();
   servers.length = 0;

@@ -45,6 +45,9 @@ export function manifestFor(
   } satisfies CheckpointManifest;
 }
 
+/** A classifier of 224 x 224 pixels and as many labels as all of them have here. */
+export const classifier = (name: string) => manifestFor(name, "image_classification", 224, LABELS);
+
 /** A picture of soft shapes and a little noise, so that it compresses about as a photograph does. */
 export async function photograph(width: number, height: number): Promise<Uint8Array> {
   const require = createRequire(import.meta.url);
@@ -142,8 +145,7 @@ export async function prepareInference(world: World) {
     /** A job whose model differs from all others in its last bytes, and is thus another one to its object. */
     async freshModel(): Promise<number> {
       const jobId = await world.createJob();
-      const manifest = manifestFor("mobilenetv2_100", "image_classification", 224, LABELS);
-      await storeModel(world.server, jobId, { graph: renewed(graph), weights }, manifest);
+      await storeModel(world.server, jobId, { graph: renewed(graph), weights }, classifier("mobilenetv2_100"));
       return jobId;
     },
 

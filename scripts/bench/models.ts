@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { inferenceForm, LABELS, manifestFor, photograph, storeModel } from "./inference.ts";
+import { classifier, inferenceForm, LABELS, manifestFor, photograph, storeModel } from "./inference.ts";
 import type { NativeRuntime } from "./native.ts";
 import { detector, mobilenet, type NetworkFiles, nothing, resnet, WEIGHTS_FILE } from "./networks.ts";
 import { renderTable, type Verdict } from "./report.ts";
@@ -41,8 +41,6 @@ export type ModelRow = Pick<Contestant, "name" | "target"> & {
   /** The same for the file with float weights. */
   nativeFloatMs: number | null;
 };
-
-const classifier = (name: string) => manifestFor(name, "image_classification", 224, LABELS);
 
 const CONTESTANTS: Contestant[] = [
   {

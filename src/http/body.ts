@@ -1,4 +1,5 @@
 import { AppError } from "../shared/errors.ts";
+import { concatenate } from "../shared/memory.ts";
 
 const tooLarge = (maxBytes: number) => new AppError("PAYLOAD_TOO_LARGE", `The body may have at most ${maxBytes} bytes`);
 
@@ -18,13 +19,7 @@ async function collect(stream: ReadableStream<Uint8Array>, maxBytes: number): Pr
     }
     chunks.push(next.value);
   }
-  const bytes = new Uint8Array(total);
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.byteLength;
-  }
-  return bytes;
+  return concatenate(chunks);
 }
 
 /**

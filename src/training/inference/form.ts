@@ -1,6 +1,6 @@
 import { MultipartError, type MultipartPart, multipartBoundary, parseMultipart } from "../../http/multipart.ts";
 import { AppError } from "../../shared/errors.ts";
-import { release } from "../../shared/memory.ts";
+import { concatenate, release } from "../../shared/memory.ts";
 import { MAX_IMAGE_BYTES } from "./image-header.ts";
 
 /** One `file` part. */
@@ -43,13 +43,8 @@ async function readImage(part: MultipartPart): Promise<Uint8Array<ArrayBuffer> |
     if (sizeBytes > MAX_IMAGE_BYTES) return null;
     chunks.push(chunk.slice());
   }
-  const image = new Uint8Array(sizeBytes);
-  let at = 0;
-  for (const chunk of chunks) {
-    image.set(chunk, at);
-    at += chunk.byteLength;
-    release(chunk);
-  }
+  const image = concatenate(chunks);
+  for (const chunk of chunks) release(chunk);
   return image;
 }
 

@@ -1,4 +1,5 @@
 import { crc32, deflateSync } from "node:zlib";
+import { concatenate } from "../../shared/memory.ts";
 import type { ModelInput } from "./manifest.ts";
 import { imageToTensor, type Pixels } from "./preprocess.ts";
 
@@ -73,17 +74,10 @@ function encodePng(width: number, height: number, rows: Uint8Array): Uint8Array<
   view.setUint32(0, width);
   view.setUint32(4, height);
   header.set([8, 2, 0, 0, 0], 8);
-  const parts = [
+  return concatenate([
     Uint8Array.from(SIGNATURE),
     chunk("IHDR", header),
     chunk("IDAT", deflateSync(rows, { level: 1 })),
     chunk("IEND", new Uint8Array(0)),
-  ];
-  const png = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    png.set(part, at);
-    at += part.length;
-  }
-  return png;
+  ]);
 }

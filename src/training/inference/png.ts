@@ -1,5 +1,5 @@
 import { crc32, inflateSync } from "node:zlib";
-import { release } from "../../shared/memory.ts";
+import { concatenate, release } from "../../shared/memory.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import type { Pixels } from "./preprocess.ts";
 
@@ -95,9 +95,8 @@ const rowBytes = (width: number, bitsPerPixel: number): number => Math.ceil((wid
 const INFLATE_STEP_BYTES = 256 * 1024;
 
 function inflate(parts: Uint8Array[], expectedBytes: number): Uint8Array | null {
-  const [first, ...others] = parts;
-  const joined = others.length > 0 ? concatenate(parts) : null;
-  const whole = joined ?? first ?? new Uint8Array(0);
+  const [first] = parts;
+  const whole = parts.length === 1 && first ? first : concatenate(parts);
   try {
     // A stream that is too long is seen by its length; it cannot grow beyond the step.
     const inflated = inflateSync(whole, { maxOutputLength: expectedBytes + INFLATE_STEP_BYTES });
@@ -105,18 +104,8 @@ function inflate(parts: Uint8Array[], expectedBytes: number): Uint8Array | null 
   } catch {
     return null;
   } finally {
-    if (joined) release(joined);
+    if (whole !== first) release(whole);
   }
-}
-
-function concatenate(parts: Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
 
 /**

@@ -189,17 +189,14 @@ function exactRows({ rgba, walk, columns, rows }: Source): RowMaker {
   const sum = new Float32Array((end - origin) * 3);
   const row = new Float32Array(count * 3);
   return (y) => {
-    const last = (rows.begin[y + 1] as number) - 1;
-    const start = (i: number) =>
-      walk.origin +
-      ((rows.first[y] as number) + Math.min(i, last) - (rows.begin[y] as number)) * walk.stepY +
-      origin * walk.stepX;
+    const top = rows.first[y] as number;
+    const shares = rows.weights.subarray(rows.begin[y], rows.begin[y + 1]);
+    const last = shares.length - 1;
     sum.fill(0);
     // Past the end the last row again, by nothing.
-    const own = rows.weights.subarray(rows.begin[y], last + 1);
-    for (let i = rows.begin[y] as number; i <= last; i += 4) {
-      const four = [start(i), start(i + 1), start(i + 2), start(i + 3)] as const;
-      addFourPixelRows(sum, rgba, four, walk.stepX, own, i - (rows.begin[y] as number));
+    const start = (i: number) => walk.origin + origin * walk.stepX + (top + Math.min(i, last)) * walk.stepY;
+    for (let i = 0; i <= last; i += 4) {
+      addFourPixelRows(sum, rgba, [start(i), start(i + 1), start(i + 2), start(i + 3)], walk.stepX, shares, i);
     }
     for (let x = 0; x < count; x += 1) {
       const stop = begin[x + 1] as number;

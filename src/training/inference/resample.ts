@@ -130,20 +130,15 @@ export function tapsOf(axis: Axis): Taps {
   const { count } = axis;
   const first = new Int32Array(count);
   const begin = new Int32Array(count + 1);
-  const own = new Float64Array(widest(axis));
-  let weights = new Float64Array(count * 4);
+  const weights = new Float64Array(count * widest(axis));
   const next = weigh(axis);
   let [at, most] = [0, 1];
   for (let target = 0; target < count; target += 1) {
+    const own = weights.subarray(at);
     const [pixel, length] = next(target, own);
-    if (at + length > weights.length) {
-      const longer = new Float64Array(2 * weights.length + length);
-      longer.set(weights);
-      weights = longer;
-    }
     let sum = 0;
     for (let i = 0; i < length; i += 1) sum += own[i] ?? 0;
-    for (let i = 0; i < length; i += 1) weights[at + i] = (own[i] ?? 0) / sum;
+    for (let i = 0; i < length; i += 1) own[i] = (own[i] ?? 0) / sum;
     first[target] = pixel;
     at += length;
     begin[target + 1] = at;
