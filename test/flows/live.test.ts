@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, it } from "vitest";
@@ -72,6 +73,19 @@ async function runningJob() {
   return { jobId, send, log };
 }
 
+/**
+ * Bytes that a TCP connection of this machine can hold at most while nobody reads: both sides' buffers, which the kernel
+ * lets grow to its limits (tcp(7): the third number of `tcp_rmem` and `tcp_wmem`).
+ */
+async function maxHeldBytes(): Promise<number> {
+  const limit = async (name: string) => {
+    const text = await readFile(`/proc/sys/net/ipv4/${name}`, "utf8").catch(() => "");
+    // Where there is no such file: twice what macOS lets a socket have.
+    return Number(text.trim().split(/\s+/)[2] ?? 16 * 1024 * 1024);
+  };
+  return (await limit("tcp_rmem")) + (await limit("tcp_wmem"));
+}
+
 const points = (reader: SseReader) =>
   reader.of("metrics").flatMap(({ data }) => (data.points as { epoch: number }[]).map(({ epoch }) => epoch));
 
@@ -133,7 +147,8 @@ describe("a watched job over HTTP", () => {
     });
     expect(received).toMatch(/^HTTP\/1\.1 200/);
     const text = `${"x".repeat(127)}\n`.repeat(2_000);
-    const chunks = 100;
+    // More than the connection and the Worker's queue together can take.
+    const chunks = Math.ceil((await maxHeldBytes()) / text.length) + 10;
     for (let n = 1; n <= chunks; n++) await log(n, text);
     await send("completed", { log_chunks: { stdout: chunks, stderr: 0 } });
     await reader.closed(60_000);
