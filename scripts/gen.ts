@@ -14,9 +14,9 @@ const require = createRequire(import.meta.url);
 interface Step {
   /** File that is made, relative to the root of the repository. */
   target: string;
-  /** Published file that it is made from, as a package path. */
+  /** What it is made from: a file of this repository that begins with `./`, else a published one as a package path. */
   source: string;
-  make: (source: Uint8Array) => Uint8Array;
+  make: (source: Uint8Array) => Uint8Array | Promise<Uint8Array>;
 }
 
 /**
@@ -26,6 +26,21 @@ interface Step {
 const CODEC_PAGES = 16;
 
 const asIs = (source: Uint8Array) => source;
+
+/** Assembles WebAssembly text. The assembler is loaded only where there is something to do. */
+async function assemble(text: Uint8Array): Promise<Uint8Array> {
+  const { default: loadWabt } = await import("wabt");
+  const wabt = await loadWabt();
+  try {
+    const module = wabt.parseWat("text", new TextDecoder().decode(text), { simd: true });
+    module.resolveNames();
+    module.validate();
+    return module.toBinary({}).buffer;
+  } catch (thrown) {
+    // As thrown it would be shown with the line that threw, which is all 700 KB of the assembler.
+    throw new Error(`not assembled: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
+  }
+}
 
 const steps: Step[] = [
   {
@@ -44,6 +59,7 @@ const steps: Step[] = [
     target: "vendor/webp-decoder.wasm",
     make: (wasm) => importMemory(wasm, CODEC_PAGES).wasm,
   },
+  { source: "./src/training/inference/row-kernel.wat", target: "vendor/row-kernel.wasm", make: assemble },
   // The documents page needs no CDN.
   { source: "swagger-ui-dist/swagger-ui-bundle.js", target: "public/docs/assets/swagger-ui-bundle.js", make: asIs },
   { source: "swagger-ui-dist/swagger-ui.css", target: "public/docs/assets/swagger-ui.css", make: asIs },
@@ -78,7 +94,7 @@ function writeWhole(path: string, content: Uint8Array | string): void {
 }
 
 for (const step of steps) {
-  const sourcePath = require.resolve(step.source);
+  const sourcePath = step.source.startsWith("./") ? join(root, step.source) : require.resolve(step.source);
   const target = join(root, step.target);
   const { size, mtimeMs } = statSync(sourcePath);
   const stamp: Stamp = { source: step.source, sourceSizeBytes: size, sourceTimeMs: Math.trunc(mtimeMs), makers };
@@ -86,7 +102,7 @@ for (const step of steps) {
   if (upToDate(target, stampFile, stamp)) continue;
   mkdirSync(dirname(target), { recursive: true });
   mkdirSync(dirname(stampFile), { recursive: true });
-  const product = step.make(readFileSync(sourcePath));
+  const product = await step.make(readFileSync(sourcePath));
   writeWhole(target, product);
   writeWhole(stampFile, JSON.stringify(stamp));
   console.log(`gen: ${step.target} (${(product.length / 1024).toFixed(0)} KiB from ${step.source})`);

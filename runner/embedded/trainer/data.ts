@@ -6,6 +6,7 @@ import type { DatasetFile } from "../../../src/training/datasets/formats/types.t
 import { compareCodePoints, isLitter } from "../../../src/training/datasets/paths.ts";
 import type { ModelInput } from "../../../src/training/inference/manifest.ts";
 import { imageToTensor, type Pixels } from "../../../src/training/inference/preprocess.ts";
+import type { RowKernel } from "../../../src/training/inference/row-kernel.ts";
 import type { InputConfig, TrainerConfig } from "./config.ts";
 import type { DecodeImage } from "./images.ts";
 import { checkClasses, type Sample, samplesOf, splitSamples } from "./samples.ts";
@@ -86,6 +87,7 @@ export type LoadOptions = {
   /** Input of a model that is trained further: its channels and normalization are kept. */
   resumed: ModelInput | null;
   decode: DecodeImage;
+  kernel: RowKernel;
   /** true ends the loading. */
   cancelled: () => boolean;
   warn: (line: string) => void;
@@ -104,7 +106,7 @@ export async function loadData(options: LoadOptions): Promise<Result<TrainingDat
       "image_size",
     );
   }
-  const reader = new ImageReader(input, resumed?.channels ?? input.channels);
+  const reader = new ImageReader(options.kernel, input, resumed?.channels ?? input.channels);
   const trainSet = await readSet(options, reader, train);
   const validationSet = trainSet && (await readSet(options, reader, validation));
   if (trainSet === null || validationSet === null) return ok(null);
@@ -131,11 +133,13 @@ export async function loadData(options: LoadOptions): Promise<Result<TrainingDat
  * coloured one get their two others at the end, which are equal.
  */
 class ImageReader {
+  readonly #kernel: RowKernel;
   readonly #input: InputConfig;
   readonly #fixed: boolean;
   #channels: 1 | 3;
 
-  constructor(input: InputConfig, channels: 1 | 3 | null) {
+  constructor(kernel: RowKernel, input: InputConfig, channels: 1 | 3 | null) {
+    this.#kernel = kernel;
     this.#input = input;
     this.#channels = channels ?? 1;
     this.#fixed = channels !== null;
@@ -164,7 +168,7 @@ class ImageReader {
 
   read(pixels: Pixels, orientation: number): Float32Array {
     if (!this.#fixed && this.#channels === 1 && !isGrey(pixels)) this.#channels = 3;
-    return imageToTensor(pixels, this.tensorInput(this.#channels), orientation);
+    return imageToTensor(this.#kernel, pixels, this.tensorInput(this.#channels), orientation);
   }
 }
 

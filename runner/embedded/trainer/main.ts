@@ -7,6 +7,7 @@ import { type DataFailure, findSamples, loadData } from "./data.ts";
 import { CheckpointStore } from "./files.ts";
 import { loadDecoder } from "./images.ts";
 import { FILTERS, MAX_WEIGHTS, parameterCount } from "./network.ts";
+import { loadRowKernel } from "./row-kernel.ts";
 import { decodeState, type TrainerState, whyUnfit } from "./state.ts";
 import { manifestOf, startingState, train } from "./train.ts";
 
@@ -98,6 +99,7 @@ async function main(): Promise<Finish> {
     input: config.input,
     resumed: resumed.state?.manifest.input ?? null,
     decode: await loadDecoder(),
+    kernel: loadRowKernel(),
     cancelled: () => control.stop,
     warn,
   });

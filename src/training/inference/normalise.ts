@@ -2,6 +2,7 @@ import { crc32, deflateSync } from "node:zlib";
 import { concatenate } from "../../shared/memory.ts";
 import type { ModelInput } from "./manifest.ts";
 import { imageToTensor, type Pixels } from "./preprocess.ts";
+import type { RowKernel } from "./row-kernel.ts";
 
 /**
  * An image for a model that somebody else runs: upright, no larger than the model has a use for, and in a format that every
@@ -23,7 +24,12 @@ export function fittedSize(
 }
 
 /** Turns, shrinks and encodes decoded pixels; alpha is composited on white. */
-export function normalisePixels(pixels: Pixels, orientation: number, maxEdge: number): NormalisedImage {
+export function normalisePixels(
+  kernel: RowKernel,
+  pixels: Pixels,
+  orientation: number,
+  maxEdge: number,
+): NormalisedImage {
   const { width, height } = fittedSize(pixels, orientation, maxEdge);
   const input: ModelInput = {
     name: "rgb",
@@ -38,7 +44,7 @@ export function normalisePixels(pixels: Pixels, orientation: number, maxEdge: nu
     resize: "stretch",
     pad_value: 0,
   };
-  const planes = imageToTensor(pixels, input, orientation);
+  const planes = imageToTensor(kernel, pixels, input, orientation);
   const plane = width * height;
   // PNG rows: a filter byte (0, none) before each.
   const rowBytes = 1 + width * 3;

@@ -1,4 +1,5 @@
 import { DurableObject } from "cloudflare:workers";
+import rowKernelModule from "../../../vendor/row-kernel.wasm";
 import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
 import { release } from "../../shared/memory.ts";
@@ -22,6 +23,7 @@ import type { OnnxModel } from "./onnx-runtime.ts";
 import { readAnswer } from "./postprocess.ts";
 import { frameOf, imageToTensor, type Pixels } from "./preprocess.ts";
 import type { InferenceOptions, InferenceResult } from "./results.ts";
+import { createRowKernel } from "./row-kernel.ts";
 import { MAX_SHRUNK_EDGE, shrinkImage } from "./shrink.ts";
 
 /** A file in the object store, and what it must be. */
@@ -56,11 +58,12 @@ export type InferFailure = Failure<
 const SHRINK_TO = 2;
 
 /** Shared by all objects of the isolate, as its memory is. */
+const rowKernel = createRowKernel(rowKernelModule);
 const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_000 });
 const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES, async () => (await loadWasm()).restartRuntime());
 
 /**
- * The WebAssembly half. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
+ * The larger part of what is WebAssembly. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
  * most never see an image.
  */
 const loadWasm = async () => {
@@ -106,7 +109,7 @@ export class ModelSession extends DurableObject<Env> {
       if (!decoded.ok) return decoded;
       const { pixels, orientation } = decoded.value;
       release(request.image);
-      const tensor = imageToTensor(pixels, manifest.input, orientation);
+      const tensor = imageToTensor(rowKernel, pixels, manifest.input, orientation);
       release(pixels.data);
 
       let outputs = await session.run(tensor, manifest);
@@ -145,7 +148,7 @@ export class ModelSession extends DurableObject<Env> {
       release(image);
       if (!decoded.ok) return decoded;
       const { pixels, orientation } = decoded.value;
-      const normalised = normalisePixels(pixels, orientation, maxEdge);
+      const normalised = normalisePixels(rowKernel, pixels, orientation, maxEdge);
       release(pixels.data);
       return ok(normalised);
     });

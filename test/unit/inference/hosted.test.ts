@@ -1,5 +1,6 @@
 import { describe, it } from "vitest";
 import { z } from "zod";
+import { loadRowKernel } from "../../../runner/embedded/trainer/row-kernel.ts";
 import {
   type Frames,
   readBoxes,
@@ -13,6 +14,8 @@ import { TASK_RESULTS } from "../../../src/training/inference/results.ts";
 import { listModels } from "../../../src/training/models/catalogue.ts";
 import { HostedModelsSchema, hostedModels, hostedName } from "../../../src/training/models/hosted.ts";
 import { detected } from "../../support/workers-ai.ts";
+
+const kernel = loadRowKernel();
 
 const OPTIONS = { confidenceThreshold: 0.25, iouThreshold: 0.45, maxDetections: 100, topK: 5 };
 /** Sent at half its size. */
@@ -204,7 +207,7 @@ describe("an image for a hosted model", () => {
   it("is a PNG of the upright pixels", ({ expect }) => {
     const stored = { width: 3, height: 2, data: new Uint8Array(24) };
     for (let at = 0; at < 6; at += 1) stored.data.set([at * 10, at, 255 - at, 255], at * 4);
-    const upright = normalisePixels(stored, 6, 100);
+    const upright = normalisePixels(kernel, stored, 6, 100);
     expect([upright.width, upright.height]).toEqual([2, 3]);
     const decoded = decodePng(upright.png);
     if (!decoded.ok) throw new Error(decoded.error.message);
@@ -215,7 +218,7 @@ describe("an image for a hosted model", () => {
 
   it("is averaged when it shrinks, on white where it is transparent", ({ expect }) => {
     const data = Uint8Array.of(0, 0, 0, 255, 200, 100, 50, 255, 0, 0, 0, 0, 100, 100, 50, 255);
-    const { png } = normalisePixels({ width: 4, height: 1, data }, 1, 2);
+    const { png } = normalisePixels(kernel, { width: 4, height: 1, data }, 1, 2);
     const decoded = decodePng(png);
     if (!decoded.ok) throw new Error(decoded.error.message);
     expect([...decoded.value.data]).toEqual([100, 50, 25, 255, 178, 178, 153, 255]);

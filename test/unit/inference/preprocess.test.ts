@@ -1,6 +1,9 @@
 import { describe, it } from "vitest";
+import { loadRowKernel } from "../../../runner/embedded/trainer/row-kernel.ts";
 import type { ModelInput } from "../../../src/training/inference/manifest.ts";
 import { imageToTensor, type Pixels, tensorLength } from "../../../src/training/inference/preprocess.ts";
+
+const kernel = loadRowKernel();
 
 const input = (changes: Partial<ModelInput> = {}): ModelInput => ({
   name: "input",
@@ -27,7 +30,7 @@ const image = (rows: (number | number[])[][]): Pixels => ({
 });
 
 const run = (rows: (number | number[])[][], changes: Partial<ModelInput>, orientation = 1) =>
-  [...imageToTensor(image(rows), input(changes), orientation)].map((value) => Math.round(value * 1e4) / 1e4);
+  [...imageToTensor(kernel, image(rows), input(changes), orientation)].map((value) => Math.round(value * 1e4) / 1e4);
 
 /** Deterministic noise. */
 const noise = (width: number, height: number): Pixels => ({
@@ -46,7 +49,7 @@ const meanOf = (values: Iterable<number>) => {
 describe("imageToTensor: sizes", () => {
   it("takes every pixel as it is when the sizes are equal", ({ expect }) => {
     const pixels = noise(28, 28);
-    const tensor = imageToTensor(pixels, input({ width: 28, height: 28, channels: 3 }));
+    const tensor = imageToTensor(kernel, pixels, input({ width: 28, height: 28, channels: 3 }));
     for (let at = 0; at < 28 * 28; at += 1) {
       for (let channel = 0; channel < 3; channel += 1) {
         expect(tensor[channel * 784 + at]).toBe(pixels.data[at * 4 + channel]);
@@ -100,7 +103,7 @@ describe("imageToTensor: sizes", () => {
     [5, 2000, 3, 13],
   ])("keeps the mean of %i x %i shrunk to %i x %i", ([width, height, toWidth, toHeight], { expect }) => {
     const pixels = noise(width, height);
-    const tensor = imageToTensor(pixels, input({ width: toWidth, height: toHeight, channels: 3 }));
+    const tensor = imageToTensor(kernel, pixels, input({ width: toWidth, height: toHeight, channels: 3 }));
     for (let channel = 0; channel < 3; channel += 1) {
       const plane = tensor.subarray(channel * toWidth * toHeight, (channel + 1) * toWidth * toHeight);
       expect(meanOf(plane)).toBeCloseTo(meanOf(pixels.data.filter((_, i) => i % 4 === channel)), 3);
@@ -120,7 +123,7 @@ describe("imageToTensor: sizes", () => {
         [40, 3],
         [64, 64],
       ] as const) {
-        const tensor = imageToTensor(flat, input({ width, height, resize }));
+        const tensor = imageToTensor(kernel, flat, input({ width, height, resize }));
         for (const value of tensor) expect(value).toBeCloseTo(200, 4);
       }
     }
@@ -170,7 +173,7 @@ describe("imageToTensor: shapes", () => {
   });
 
   it("keeps at least one row of an extremely flat image", ({ expect }) => {
-    const tensor = imageToTensor(noise(2000, 1), input({ width: 4, height: 4, resize: "pad", pad_value: 0 }));
+    const tensor = imageToTensor(kernel, noise(2000, 1), input({ width: 4, height: 4, resize: "pad", pad_value: 0 }));
     expect([...tensor].filter((value) => value > 0)).toHaveLength(4);
   });
 
@@ -183,6 +186,7 @@ describe("imageToTensor: shapes", () => {
 describe("imageToTensor: values", () => {
   it("scales, then subtracts the mean, then divides, channel by channel, in planes", ({ expect }) => {
     const tensor = imageToTensor(
+      kernel,
       image([
         [
           [255, 0, 51, 255],
@@ -250,8 +254,8 @@ describe("imageToTensor: values", () => {
   it("fills a batch image by image", ({ expect }) => {
     const spec = input({ width: 2, height: 1 });
     const batch = new Float32Array(2 * tensorLength(spec));
-    imageToTensor(image([[1, 2]]), spec, 1, batch, 0);
-    imageToTensor(image([[3, 4]]), spec, 1, batch, 2);
+    imageToTensor(kernel, image([[1, 2]]), spec, 1, batch, 0);
+    imageToTensor(kernel, image([[3, 4]]), spec, 1, batch, 2);
     expect([...batch]).toEqual([1, 2, 3, 4]);
   });
 });
@@ -340,7 +344,7 @@ describe("imageToTensor: orientation", () => {
     }
     for (const resize of ["stretch", "crop", "pad"] as const) {
       const spec = input({ width: 16, height: 12, channels: 3, resize });
-      expect([...imageToTensor(tall, spec, 6)]).toEqual([...imageToTensor(turned, spec)]);
+      expect([...imageToTensor(kernel, tall, spec, 6)]).toEqual([...imageToTensor(kernel, turned, spec)]);
     }
   });
 });

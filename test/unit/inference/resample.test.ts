@@ -1,8 +1,11 @@
 import { readFileSync } from "node:fs";
 import { describe, it } from "vitest";
+import { loadRowKernel } from "../../../runner/embedded/trainer/row-kernel.ts";
 import type { ModelInput } from "../../../src/training/inference/manifest.ts";
 import { imageToTensor, uprightSize } from "../../../src/training/inference/preprocess.ts";
 import { planInput, roundHalfEven } from "../../../src/training/inference/resample.ts";
+
+const kernel = loadRowKernel();
 
 /** What Pillow, torchvision and OpenCV make of the same pictures: test/data/inference/make_fixtures.py. */
 type Case = {
@@ -50,7 +53,7 @@ describe("imageToTensor beside the frameworks", () => {
     "resizes %s as they do, to one level",
     ([_, { input: changes, rgb: wanted }, source], { expect }) => {
       const pixels = rgba(source.width, source.height, Buffer.from(source.rgb, "base64"));
-      const tensor = imageToTensor(pixels, input(changes));
+      const tensor = imageToTensor(kernel, pixels, input(changes));
       const expected = Buffer.from(wanted, "base64");
       const plane = changes.width * changes.height;
       expect(expected.length).toBe(plane * 3);

@@ -4,10 +4,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { findSamples, type LoadOptions, loadData } from "../../../runner/embedded/trainer/data.ts";
 import { type DecodeImage, loadDecoder } from "../../../runner/embedded/trainer/images.ts";
+import { loadRowKernel } from "../../../runner/embedded/trainer/row-kernel.ts";
 import { imageToTensor } from "../../../src/training/inference/preprocess.ts";
 import { imageFixture, QUARTERS } from "../../support/images/fixtures.ts";
 import { configOf, flatPng, writeFiles } from "./support.ts";
 
+const kernel = loadRowKernel();
 let root = "";
 let decode: DecodeImage;
 beforeAll(async () => {
@@ -37,7 +39,7 @@ async function load(
   const samples = await findSamples(dataDir, config);
   if (!samples.ok) throw new Error(samples.error.message);
   const warnings: string[] = [];
-  const options = { dataDir, samples: samples.value, input: config.input, resumed: null, decode };
+  const options = { dataDir, samples: samples.value, input: config.input, resumed: null, decode, kernel };
   const loaded = await loadData({
     ...options,
     cancelled: () => false,
@@ -205,7 +207,7 @@ describe("loadData", () => {
       for (const [i, path] of set.paths.entries()) {
         const decoded = await decode(files[path as keyof typeof files]);
         if (!decoded.ok) throw new Error(decoded.error);
-        const planes = imageToTensor(decoded.value.pixels, input, decoded.value.orientation);
+        const planes = imageToTensor(kernel, decoded.value.pixels, input, decoded.value.orientation);
         const image = set.images[i];
         for (let at = 0; at < 300; at += 1) {
           const channel = at % 3;
