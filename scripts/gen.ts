@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { patchDecoderGlue } from "./lib/glue-patch.ts";
 import { clearSharedMemory, importMemory } from "./lib/wasm-patch.ts";
 
 const root = dirname(import.meta.dirname);
@@ -26,6 +27,16 @@ interface Step {
 const CODEC_PAGES = 16;
 
 const asIs = (source: Uint8Array) => source;
+
+const patchGlue = (source: Uint8Array) => new TextEncoder().encode(patchDecoderGlue(new TextDecoder().decode(source)));
+
+/** Types of a decoder's glue, which the published ones no longer describe. */
+const declareGlue = () =>
+  new TextEncoder().encode(`import type { DecoderFactory } from "../src/training/inference/codecs.ts";
+
+declare const create: DecoderFactory;
+export default create;
+`);
 
 /** Assembles WebAssembly text. The assembler is loaded only where there is something to do. */
 async function assemble(text: Uint8Array): Promise<Uint8Array> {
@@ -54,11 +65,15 @@ const steps: Step[] = [
     target: "vendor/jpeg-decoder.wasm",
     make: (wasm) => importMemory(wasm, CODEC_PAGES).wasm,
   },
+  { source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.js", target: "vendor/jpeg-decoder.js", make: patchGlue },
+  { source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.js", target: "vendor/jpeg-decoder.d.ts", make: declareGlue },
   {
     source: "@jsquash/webp/codec/dec/webp_dec.wasm",
     target: "vendor/webp-decoder.wasm",
     make: (wasm) => importMemory(wasm, CODEC_PAGES).wasm,
   },
+  { source: "@jsquash/webp/codec/dec/webp_dec.js", target: "vendor/webp-decoder.js", make: patchGlue },
+  { source: "@jsquash/webp/codec/dec/webp_dec.js", target: "vendor/webp-decoder.d.ts", make: declareGlue },
   { source: "./src/training/inference/row-kernel.wat", target: "vendor/row-kernel.wasm", make: assemble },
   // The documents page needs no CDN.
   { source: "swagger-ui-dist/swagger-ui-bundle.js", target: "public/docs/assets/swagger-ui-bundle.js", make: asIs },
@@ -74,9 +89,8 @@ interface Stamp {
 }
 
 /** Changes with this script and its library, so that an edited step is run again. */
-const makers = createHash("sha256")
-  .update(readFileSync(import.meta.filename))
-  .update(readFileSync(join(root, "scripts/lib/wasm-patch.ts")))
+const makers = ["scripts/gen.ts", "scripts/lib/glue-patch.ts", "scripts/lib/wasm-patch.ts"]
+  .reduce((hash, file) => hash.update(readFileSync(join(root, file))), createHash("sha256"))
   .digest("hex");
 
 /** Not beside the product: what lies in `public/` is served. */

@@ -1,7 +1,8 @@
-import createJpegDecoder from "@jsquash/jpeg/codec/dec/mozjpeg_dec.js";
-import createWebpDecoder from "@jsquash/webp/codec/dec/webp_dec.js";
+import createJpegDecoder from "../../../vendor/jpeg-decoder.js";
 import jpegModule from "../../../vendor/jpeg-decoder.wasm";
+import createWebpDecoder from "../../../vendor/webp-decoder.js";
 import webpModule from "../../../vendor/webp-decoder.wasm";
+import { release } from "../../shared/memory.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
 import type { ImageHeader } from "./image-header.ts";
 import { decodePng } from "./png.ts";
@@ -16,15 +17,19 @@ import type { Pixels } from "./preprocess.ts";
  * failure, or for the other kind of image, the instance is dropped, the memory zeroed and the next one started in it. Any
  * number of damaged images costs nothing.
  *
+ * The pixels of JPEG and WebP are used where the decoder put them, while it waits: an image is never held twice.
+ *
  * Not for concurrent use: the caller lets one image in at a time.
  */
 
 type Failed = Failure<"VALIDATION_ERROR">;
 
-type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): Pixels | null };
+/** Null when the file is refused; otherwise the pixels were handed to the constructor of `ImageData` meanwhile. */
+type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): object | null };
 
-/** What is used of the options of an Emscripten module. */
-type DecoderFactory = (options: {
+/** What is used of the options of an Emscripten module; `globals` is our own, see `scripts/lib/glue-patch.ts`. */
+export type DecoderFactory = (options: {
+  globals: Record<"Uint8ClampedArray" | "ImageData", new (...made: never[]) => object>;
   noInitialRun: boolean;
   print: () => void;
   printErr: () => void;
@@ -39,19 +44,25 @@ const INITIAL_PAGES = 16;
 /** 64 MiB. The largest accepted image, progressive, takes 38. */
 const MAX_PAGES = 1024;
 
-/** The decoders hand over their result as the browser's `ImageData`, which this runtime does not have. */
-class PlainImageData {
-  readonly data: Uint8ClampedArray;
-  readonly width: number;
-  readonly height: number;
+/** What is being done with the pixels of the image that is being decoded. */
+let onPixels: ((pixels: Pixels) => void) | null = null;
 
-  constructor(data: Uint8ClampedArray, width: number, height: number) {
-    this.data = data;
-    this.width = width;
-    this.height = height;
+/** Stands for the array that a decoder would copy its pixels to. */
+class DecoderBytes {
+  readonly view: Uint8Array;
+
+  /** @param view the decoder's memory, valid until it goes on */
+  constructor(view: Uint8Array) {
+    this.view = view;
   }
 }
-if (!("ImageData" in globalThis)) Object.assign(globalThis, { ImageData: PlainImageData });
+
+/** Stands for the browser's `ImageData`, the last thing that a decoder makes before it frees the pixels. */
+class DecodedImage {
+  constructor({ view }: DecoderBytes, width: number, height: number) {
+    onPixels?.({ width, height, data: view });
+  }
+}
 
 type Codec = {
   create: DecoderFactory;
@@ -85,6 +96,7 @@ async function start(codec: Codec): Promise<Decoder> {
     noInitialRun: true,
     print: () => undefined,
     printErr: () => undefined,
+    globals: { Uint8ClampedArray: DecoderBytes, ImageData: DecodedImage },
     instantiateWasm: (imports, done) => {
       const instance = new WebAssembly.Instance(codec.module, { ...imports, env: { memory: own } });
       done(instance);
@@ -95,16 +107,28 @@ async function start(codec: Codec): Promise<Decoder> {
   return decoder;
 }
 
-/** The pixels, or null when the decoder refuses the file. */
-async function decodeWasm(codec: Codec, bytes: Uint8Array): Promise<Pixels | null> {
+/** What `use` makes of the pixels; null when the decoder refuses the file. @throws what `use` throws */
+async function decodeWasm<T>(codec: Codec, bytes: Uint8Array, use: (pixels: Pixels) => T): Promise<{ made: T } | null> {
   const decoder = running?.codec === codec ? running.decoder : await start(codec);
+  const outcome: { made?: { made: T }; failed?: { thrown: unknown } } = {};
+  onPixels = (pixels) => {
+    try {
+      outcome.made = { made: use(pixels) };
+    } catch (thrown) {
+      // Not through the decoder, which would never clear up.
+      outcome.failed = { thrown };
+    }
+  };
   try {
-    return decoder.decode(bytes, ...codec.more);
+    decoder.decode(bytes, ...codec.more);
   } catch {
     // mozjpeg ends by exit(1), which arrives as a bare object and leaves stack and heap as they were.
     reset();
-    return null;
+  } finally {
+    onPixels = null;
   }
+  if (outcome.failed) throw outcome.failed.thrown;
+  return outcome.made ?? null;
 }
 
 /** Wasm memory that the decoders have taken in this isolate. */
@@ -113,15 +137,26 @@ export const codecMemoryBytes = (): number => memory?.buffer.byteLength ?? 0;
 /**
  * Decodes to RGBA, in the orientation in which the pixels are stored.
  * @param header what `readImageHeader` said about the same bytes
- * @returns `VALIDATION_ERROR` with field `file` when the image is damaged
+ * @param use what is to be done with the pixels, at once: they are gone when it returns
+ * @returns what `use` returns; `VALIDATION_ERROR` with field `file` when the image is damaged
  */
-export async function decodeImage(bytes: Uint8Array, header: ImageHeader): Promise<Result<Pixels, Failed>> {
-  if (header.type === "png") return decodePng(bytes);
-  const pixels = await decodeWasm(CODECS[header.type], bytes);
-  // A decoder that found another picture than the header promised read the file differently: not to be trusted.
-  if (pixels?.width !== header.width || pixels.height !== header.height) {
-    return fail("VALIDATION_ERROR", `The ${header.type === "jpeg" ? "JPEG" : "WebP"} image is damaged`, "file");
+export async function decodeImage<T>(
+  bytes: Uint8Array,
+  header: ImageHeader,
+  use: (pixels: Pixels) => T,
+): Promise<Result<T, Failed>> {
+  const { type, width, height } = header;
+  if (type === "png") {
+    const pixels = decodePng(bytes);
+    if (!pixels.ok) return pixels;
+    const made = use(pixels.value);
+    release(pixels.value.data);
+    return ok(made);
   }
-  const { width, height, data } = pixels;
-  return ok({ width, height, data, opaque: header.channels < 4 });
+  const opaque = header.channels < 4;
+  const used = await decodeWasm(CODECS[type], bytes, (pixels) =>
+    // A decoder that found another picture than the header promised read the file differently: not to be trusted.
+    pixels.width === width && pixels.height === height ? ok(use({ ...pixels, opaque })) : null,
+  );
+  return used?.made ?? fail("VALIDATION_ERROR", `The ${type === "jpeg" ? "JPEG" : "WebP"} image is damaged`, "file");
 }

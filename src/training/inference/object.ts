@@ -105,12 +105,15 @@ export class ModelSession extends DurableObject<Env> {
       const loadMs = Date.now() - startedAt;
 
       const edge = Math.max(manifest.input.width, manifest.input.height);
-      const decoded = await this.#decode(wasm, request.image, header.value, SHRINK_TO * edge);
+      const decoded = await this.#decode(wasm, request.image, header.value, SHRINK_TO * edge, (pixels, orientation) => {
+        release(request.image);
+        return {
+          tensor: imageToTensor(rowKernel, pixels, manifest.input, orientation),
+          frame: frameOf(header.value, pixels, orientation, manifest.input),
+        };
+      });
       if (!decoded.ok) return decoded;
-      const { pixels, orientation } = decoded.value;
-      release(request.image);
-      const tensor = imageToTensor(rowKernel, pixels, manifest.input, orientation);
-      release(pixels.data);
+      const { tensor, frame } = decoded.value;
 
       let outputs = await session.run(tensor, manifest);
       if (!outputs.ok && outputs.error.code === "MODEL_TOO_LARGE") {
@@ -126,7 +129,6 @@ export class ModelSession extends DurableObject<Env> {
         return outputs;
       }
 
-      const frame = frameOf(header.value, pixels, orientation, manifest.input);
       const result = readAnswer(outputs.value, manifest, frame, request.options);
       for (const { data } of outputs.value.values()) release(data);
       if (!result.ok) return result;
@@ -144,41 +146,41 @@ export class ModelSession extends DurableObject<Env> {
     const header = readImageHeader(image, SHRINKABLE);
     if (!header.ok) return header;
     const turn = await gate.run(image.byteLength, async (): Promise<Result<NormalisedImage, InferFailure>> => {
-      const decoded = await this.#decode(await loadWasm(), image, header.value, SHRINK_TO * maxEdge);
-      release(image);
-      if (!decoded.ok) return decoded;
-      const { pixels, orientation } = decoded.value;
-      const normalised = normalisePixels(rowKernel, pixels, orientation, maxEdge);
-      release(pixels.data);
-      return ok(normalised);
+      return this.#decode(await loadWasm(), image, header.value, SHRINK_TO * maxEdge, (pixels, orientation) => {
+        release(image);
+        return normalisePixels(rowKernel, pixels, orientation, maxEdge);
+      });
     });
     return turn.ok ? turn.value : turn;
   }
 
   /**
-   * Pixels of an image and the orientation in which they lie. A large one, or one in printing inks, comes back upright and no
-   * larger than needed from the Images binding, where there is one.
+   * Decodes an image. A large one, or one in printing inks, comes upright and no larger than needed from the Images binding,
+   * where there is one.
    * @param edge pixels that suffice for the longer side
+   * @param use gets the pixels and the orientation in which they lie; they are gone when it returns
    */
-  async #decode(
+  async #decode<T>(
     wasm: Wasm,
     image: Uint8Array,
     header: ImageHeader,
     edge: number,
-  ): Promise<Result<{ pixels: Pixels; orientation: number }, InferFailure>> {
+    use: (pixels: Pixels, orientation: number) => T,
+  ): Promise<Result<T, InferFailure>> {
     // Absent in a deployment that has none, whatever the generated type says.
     const images = this.env.IMAGES as ImagesBinding | undefined;
     if (images && (header.width * header.height > MAX_PIXELS_BESIDE_BINDING || isCmyk(header))) {
       const shrunk = await shrinkImage(images, image, header, Math.min(edge, MAX_SHRUNK_EDGE));
       if (!shrunk.ok) return shrunk;
-      const pixels = await wasm.decodeImage(shrunk.value.bytes, shrunk.value.header);
-      release(shrunk.value.bytes);
-      return pixels.ok ? ok({ pixels: pixels.value, orientation: 1 }) : pixels;
+      const { bytes, header: small } = shrunk.value;
+      return wasm.decodeImage(bytes, small, (pixels) => {
+        release(bytes);
+        return use(pixels, 1);
+      });
     }
     const accepted = readImageHeader(image);
     if (!accepted.ok) return accepted;
-    const pixels = await wasm.decodeImage(image, header);
-    return pixels.ok ? ok({ pixels: pixels.value, orientation: header.orientation }) : pixels;
+    return wasm.decodeImage(image, header, (pixels) => use(pixels, header.orientation));
   }
 
   async #load(
