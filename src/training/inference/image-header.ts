@@ -38,6 +38,12 @@ export const MAX_PIXELS: Record<ImageType, number> = { png: 4_000_000, jpeg: 5_0
  */
 export const MAX_PIXELS_BESIDE_BINDING = 2_000_000;
 
+/**
+ * Pixels of one side: the most that a JPEG can have; a PNG could be one row of millions. What is prepared for resizing grows
+ * with the longer side, not with the image.
+ */
+export const MAX_EDGE = 65_535;
+
 /** Pixels of an image that the Images binding makes smaller before it is decoded here. */
 export const MAX_SHRINKABLE_PIXELS = 50_000_000;
 
@@ -107,6 +113,9 @@ export function readImageHeader(
   if (width * height > limits.pixels[type]) {
     const limit = limits.pixels[type] / 1e6;
     return bad(`The image has ${width} x ${height} pixels, more than the ${limit} megapixels allowed for ${type}`);
+  }
+  if (Math.max(width, height) > MAX_EDGE) {
+    return bad(`The image has ${width} x ${height} pixels, more than the ${MAX_EDGE} allowed for one side`);
   }
   return header;
 }

@@ -141,6 +141,19 @@ describe("readImageHeader on hostile files", () => {
     expect(readImageHeader(new TextEncoder().encode(text))).toMatchObject(refused(expect.stringMatching(/not a JPEG/)));
   });
 
+  it("refuses a PNG that is too long for its pixels to be many", ({ expect }) => {
+    expect(readImageHeader(pngHeaderOnly(65_535, 1))).toMatchObject({ ok: true });
+    for (const [width, height] of [
+      [65_536, 1],
+      [1, 65_536],
+      [4_000_000, 1],
+    ] as const) {
+      expect(readImageHeader(pngHeaderOnly(width, height))).toMatchObject(
+        refused(expect.stringMatching(/65535 allowed for one side/)),
+      );
+    }
+  });
+
   it.for<[string, number, number]>([
     ["100,000 x 100,000", 100_000, 100_000],
     ["2^31 - 1 squared", 2 ** 31 - 1, 2 ** 31 - 1],

@@ -130,6 +130,37 @@ describe("imageToTensor: sizes", () => {
   });
 });
 
+describe("imageToTensor: extremes", () => {
+  it("makes the same values where more rows are needed at once than are kept", ({ expect }) => {
+    const [height, wide, narrow] = [600, 2048, 8];
+    const spec = { height: 3, channels: 3, interpolation: "pil_bilinear" } as const;
+    const pixels = noise(wide, height);
+    const left = { width: narrow, height, data: new Uint8Array(narrow * height * 4) };
+    for (let y = 0; y < height; y += 1) {
+      left.data.set(pixels.data.subarray(y * wide * 4, (y * wide + narrow) * 4), y * narrow * 4);
+    }
+    const all = imageToTensor(kernel, pixels, input({ ...spec, width: wide }));
+    const some = imageToTensor(kernel, left, input({ ...spec, width: narrow }));
+    for (let row = 0; row < 9; row += 1) {
+      expect(all.slice(row * wide, row * wide + narrow)).toEqual(some.slice(row * narrow, (row + 1) * narrow));
+    }
+  });
+
+  it.for<[number, number, ModelInput["interpolation"]]>([
+    [65_535, 1, "pil_bicubic"],
+    [65_535, 1, "area"],
+    [1, 65_535, "pil_bilinear"],
+    [1, 65_535, "area"],
+    [65_535, 3, "cv_linear"],
+  ])("resizes %i x %i by %s to a large and to a small input", ([width, height, interpolation], { expect }) => {
+    const flat: Pixels = { width, height, data: new Uint8Array(width * height * 4).fill(200), opaque: true };
+    for (const side of [512, 1]) {
+      const tensor = imageToTensor(kernel, flat, input({ width: side, height: 16, channels: 3, interpolation }));
+      for (const value of tensor) if (!(Math.abs(value - 200) < 0.05)) expect.fail(`${value} for 200`);
+    }
+  });
+});
+
 describe("imageToTensor: shapes", () => {
   const wide = [
     [1, 2, 3, 4],
