@@ -6,7 +6,9 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { assemble } from "./lib/assemble.ts";
 import { patchDecoderGlue } from "./lib/glue-patch.ts";
+import { withSimd } from "./lib/jpeg-simd.ts";
 import { clearSharedMemory, importMemory } from "./lib/wasm-patch.ts";
 
 const root = dirname(import.meta.dirname);
@@ -28,6 +30,8 @@ const CODEC_PAGES = 16;
 
 const asIs = (source: Uint8Array) => source;
 
+const assembleText = (source: Uint8Array) => assemble(new TextDecoder().decode(source));
+
 const patchGlue = (source: Uint8Array) => new TextEncoder().encode(patchDecoderGlue(new TextDecoder().decode(source)));
 
 /** Types of a decoder's glue, which the published ones no longer describe. */
@@ -37,21 +41,6 @@ const declareGlue = () =>
 declare const create: DecoderFactory;
 export default create;
 `);
-
-/** Assembles WebAssembly text. The assembler is loaded only where there is something to do. */
-async function assemble(text: Uint8Array): Promise<Uint8Array> {
-  const { default: loadWabt } = await import("wabt");
-  const wabt = await loadWabt();
-  try {
-    const module = wabt.parseWat("text", new TextDecoder().decode(text), { simd: true });
-    module.resolveNames();
-    module.validate();
-    return module.toBinary({}).buffer;
-  } catch (thrown) {
-    // As thrown it would be shown with the line that threw, which is all 700 KB of the assembler.
-    throw new Error(`not assembled: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
-  }
-}
 
 const steps: Step[] = [
   {
@@ -63,7 +52,7 @@ const steps: Step[] = [
   {
     source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.wasm",
     target: "vendor/jpeg-decoder.wasm",
-    make: (wasm) => importMemory(wasm, CODEC_PAGES).wasm,
+    make: async (wasm) => importMemory(await withSimd(wasm), CODEC_PAGES).wasm,
   },
   { source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.js", target: "vendor/jpeg-decoder.js", make: patchGlue },
   { source: "@jsquash/jpeg/codec/dec/mozjpeg_dec.js", target: "vendor/jpeg-decoder.d.ts", make: declareGlue },
@@ -74,7 +63,7 @@ const steps: Step[] = [
   },
   { source: "@jsquash/webp/codec/dec/webp_dec.js", target: "vendor/webp-decoder.js", make: patchGlue },
   { source: "@jsquash/webp/codec/dec/webp_dec.js", target: "vendor/webp-decoder.d.ts", make: declareGlue },
-  { source: "./src/training/inference/row-kernel.wat", target: "vendor/row-kernel.wasm", make: assemble },
+  { source: "./src/training/inference/row-kernel.wat", target: "vendor/row-kernel.wasm", make: assembleText },
   // The documents page needs no CDN.
   { source: "swagger-ui-dist/swagger-ui-bundle.js", target: "public/docs/assets/swagger-ui-bundle.js", make: asIs },
   { source: "swagger-ui-dist/swagger-ui.css", target: "public/docs/assets/swagger-ui.css", make: asIs },
@@ -89,8 +78,15 @@ interface Stamp {
 }
 
 /** Changes with this script and its library, so that an edited step is run again. */
-const makers = ["scripts/gen.ts", "scripts/lib/glue-patch.ts", "scripts/lib/wasm-patch.ts"]
-  .reduce((hash, file) => hash.update(readFileSync(join(root, file))), createHash("sha256"))
+const makers = [
+  "gen.ts",
+  "lib/assemble.ts",
+  "lib/glue-patch.ts",
+  "lib/jpeg-simd.ts",
+  "lib/jpeg-simd.wat",
+  "lib/wasm-patch.ts",
+]
+  .reduce((hash, file) => hash.update(readFileSync(join(import.meta.dirname, file))), createHash("sha256"))
   .digest("hex");
 
 /** Not beside the product: what lies in `public/` is served. */

@@ -1,10 +1,8 @@
 import { createHash, randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import encodeJpeg, { init } from "@jsquash/jpeg/encode.js";
 import { createDb } from "../../src/db/client.ts";
 import { artifacts } from "../../src/db/schema/index.ts";
 import type { CheckpointManifest } from "../../src/training/inference/manifest.ts";
+import { encodeJpeg } from "../lib/jpeg-encoder.ts";
 import { generator, mobilenet, type NetworkFiles, WEIGHTS_FILE } from "./networks.ts";
 import type { BenchServer } from "./server.ts";
 import type { World } from "./world.ts";
@@ -50,16 +48,6 @@ export const classifier = (name: string) => manifestFor(name, "image_classificat
 
 /** A picture of soft shapes and a little noise, so that it compresses about as a photograph does. */
 export async function photograph(width: number, height: number): Promise<Uint8Array> {
-  const require = createRequire(import.meta.url);
-  const wasm = readFileSync(require.resolve("@jsquash/jpeg/codec/enc/mozjpeg_enc.wasm"));
-  const module = await WebAssembly.compile(wasm);
-  await init({
-    instantiateWasm: (imports: WebAssembly.Imports, done: (instance: WebAssembly.Instance) => void) => {
-      const instance = new WebAssembly.Instance(module, imports);
-      done(instance);
-      return instance.exports;
-    },
-  });
   const random = generator(7);
   const data = new Uint8ClampedArray(width * height * 4);
   for (let y = 0; y < height; y += 1) {
@@ -72,7 +60,7 @@ export async function photograph(width: number, height: number): Promise<Uint8Ar
       data[at + 3] = 255;
     }
   }
-  return new Uint8Array(await encodeJpeg({ data, width, height, colorSpace: "srgb" }, { quality: 85 }));
+  return encodeJpeg({ data, width, height }, { quality: 85 });
 }
 
 const sha256Of = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");

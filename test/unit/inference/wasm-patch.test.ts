@@ -1,7 +1,8 @@
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { describe, it } from "vitest";
-import { clearSharedMemory, importMemory } from "../../../scripts/lib/wasm-patch.ts";
+import { clearSharedMemory, importMemory, replaceFunctions } from "../../../scripts/lib/wasm-patch.ts";
 
 const require = createRequire(import.meta.url);
 const header = [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0];
@@ -101,5 +102,50 @@ describe("importMemory", () => {
     ["a memory without maximum", moduleOf(section(2, 0), section(5, 1, 0, 1))],
   ] as [string, Uint8Array][])("refuses a module with %s", ([, wasm], { expect }) => {
     expect(() => importMemory(wasm)).toThrow(/^wasm: /);
+  });
+});
+
+describe("replaceFunctions", () => {
+  const sha256Of = (...body: number[]) => createHash("sha256").update(Uint8Array.from(body)).digest("hex");
+  /** A body without locals that answers a number. */
+  const answer = (value: number) => [0, 0x41, value, 0x0b];
+  const body = (bytes: number[]) => [bytes.length, ...bytes];
+  const NUMBER = [0x60, 0, 1, 0x7f];
+  const NOTHING = [0x60, 0, 0];
+
+  // One imported function, two of its own, "f" and "g", that answer 1 and 2.
+  const wasm = moduleOf(
+    section(1, 2, ...NOTHING, ...NUMBER),
+    section(2, 1, 1, 0x6d, 1, 0x61, 0, 0),
+    section(3, 2, 1, 1),
+    section(7, 2, 1, 0x66, 0, 1, 1, 0x67, 0, 2),
+    section(10, 2, ...body(answer(1)), ...body(answer(2))),
+  );
+  // A memory exported as "mew", then "new", which answers 42, and "none", which answers nothing.
+  const kernel = moduleOf(
+    section(1, 2, ...NUMBER, ...NOTHING),
+    section(2, 0),
+    section(3, 2, 0, 1),
+    section(5, 1, 0, 1),
+    section(7, 3, 3, 0x6d, 0x65, 0x77, 2, 0, 3, 0x6e, 0x65, 0x77, 0, 0, 4, 0x6e, 0x6f, 0x6e, 0x65, 0, 1),
+    section(10, 2, ...body(answer(42)), ...body([0, 0x0b])),
+  );
+  const second = { index: 2, sha256: sha256Of(...answer(2)), by: "new" };
+
+  it("puts one body in place of another and leaves the rest", ({ expect }) => {
+    const product = replaceFunctions(wasm, kernel, [second]);
+    const { exports } = new WebAssembly.Instance(new WebAssembly.Module(product), { m: { a: () => undefined } });
+    expect([(exports.f as () => number)(), (exports.g as () => number)()]).toEqual([1, 42]);
+    expect(replaceFunctions(wasm, kernel, [])).toEqual(wasm);
+  });
+
+  it.for([
+    ["a body that is not the expected one", { ...second, index: 1 }, /function 1 has the hash .*, expected/],
+    ["another type", { ...second, by: "none" }, /none has another type than function 2/],
+    ["an imported function", { ...second, index: 0 }, /no function 0/],
+    ["a function that is not there", { ...second, index: 3 }, /no function 3/],
+    ["an export that is not there", { ...second, by: "old" }, /no function old is exported/],
+  ] as const)("refuses %s", ([_, replacement, message], { expect }) => {
+    expect(() => replaceFunctions(wasm, kernel, [replacement])).toThrow(message);
   });
 });
