@@ -138,6 +138,8 @@ export class ModelSession extends DurableObject<Env> {
         timings: { queueMs: startedAt - queuedAt, loadMs },
       });
     });
+    // Also when nothing came of it.
+    release(request.image);
     return turn.ok ? turn.value : turn;
   }
 
@@ -151,6 +153,7 @@ export class ModelSession extends DurableObject<Env> {
         return normalisePixels(rowKernel, pixels, orientation, maxEdge);
       });
     });
+    release(image);
     return turn.ok ? turn.value : turn;
   }
 
@@ -189,30 +192,38 @@ export class ModelSession extends DurableObject<Env> {
     model: StoredFile,
     external: InferRequest["external"],
   ): Promise<Result<OnnxModel, InferFailure>> {
-    const graph = await this.#read(model);
-    if (!graph.ok) return graph;
-    const facts = readModelFacts(graph.value);
-    if (!facts.ok) return facts;
-    const allowed = checkModelFacts(facts.value, external ? [external.path] : []);
-    if (!allowed.ok) return allowed;
-    const weights = external ? await this.#read(external) : ok(null);
-    if (!weights.ok) return weights;
+    const files: Uint8Array[] = [];
+    const read = async (file: StoredFile) => {
+      const bytes = await this.#read(file);
+      if (bytes.ok) files.push(bytes.value);
+      return bytes;
+    };
+    try {
+      const graph = await read(model);
+      if (!graph.ok) return graph;
+      const facts = readModelFacts(graph.value);
+      if (!facts.ok) return facts;
+      const allowed = checkModelFacts(facts.value, external ? [external.path] : []);
+      if (!allowed.ok) return allowed;
+      const weights = external ? await read(external) : ok(null);
+      if (!weights.ok) return weights;
 
-    const data = external && weights.value ? { path: external.path, data: weights.value } : null;
-    const opened = await shelf.open(hash, openBytes(model.sizeBytes, external?.sizeBytes ?? 0), () =>
-      wasm.OnnxModel.open(graph.value, data),
-    );
-    release(graph.value);
-    if (weights.value) release(weights.value);
-    logger.info("model loaded", {
-      ok: opened.ok,
-      sha256: model.sha256,
-      bytes: model.sizeBytes + (external?.sizeBytes ?? 0),
-      onnxWasmBytes: wasm.onnxMemoryBytes(),
-      codecWasmBytes: wasm.codecMemoryBytes(),
-      models: shelf.size,
-    });
-    return opened;
+      const data = external && weights.value ? { path: external.path, data: weights.value } : null;
+      const opened = await shelf.open(hash, openBytes(model.sizeBytes, external?.sizeBytes ?? 0), () =>
+        wasm.OnnxModel.open(graph.value, data),
+      );
+      logger.info("model loaded", {
+        ok: opened.ok,
+        sha256: model.sha256,
+        bytes: model.sizeBytes + (external?.sizeBytes ?? 0),
+        onnxWasmBytes: wasm.onnxMemoryBytes(),
+        codecWasmBytes: wasm.codecMemoryBytes(),
+        models: shelf.size,
+      });
+      return opened;
+    } finally {
+      files.forEach(release);
+    }
   }
 
   /** Reads a file into one array of its known size; a collected body would be held twice, and chunks would be left over. */
@@ -231,6 +242,7 @@ export class ModelSession extends DurableObject<Env> {
       await stored.body.cancel();
     }
     if (at !== file.sizeBytes || (await sha256Hex(bytes)) !== file.sha256) {
+      release(bytes);
       return fail("MODEL_NOT_USABLE", "The stored file of this checkpoint is not the one that was uploaded");
     }
     return ok(bytes);

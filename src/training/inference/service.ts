@@ -28,9 +28,8 @@ function accept({ bytes }: FormImage): AcceptedImage {
 async function look(model: PreparedModel, image: AcceptedImage, options: InferenceOptions): Promise<Inference> {
   // Measured on this side of the call: the clock of whoever computes stands still meanwhile.
   const startedAt = performance.now();
-  const { result, timings } = await model.run(image, options);
+  const { result, timings } = await model.run(image, options).finally(() => release(image.bytes));
   const totalMs = performance.now() - startedAt;
-  release(image.bytes);
   const { queueMs, loadMs } = timings;
   return {
     ...result,
