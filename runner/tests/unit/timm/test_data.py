@@ -46,10 +46,12 @@ class TestAgreementWithTheServer:
 
     SCRIPT = """
       import { readFileSync } from "node:fs";
+      import { loadRowKernel } from "./runner/embedded/trainer/row-kernel.ts";
       import { imageToTensor } from "./src/training/inference/preprocess.ts";
+      const kernel = loadRowKernel();
       for (const { width, height, pixels, input, orientation } of JSON.parse(readFileSync(0, "utf8"))) {
         const data = Uint8Array.from(pixels);
-        const tensor = imageToTensor({ width, height, data }, input, orientation);
+        const tensor = imageToTensor(kernel, { width, height, data }, input, orientation);
         console.log(JSON.stringify(Array.from(tensor)));
       }
     """
@@ -67,6 +69,8 @@ class TestAgreementWithTheServer:
             }
             for image, form in cases
         ]
+        # The code that runs has a part that is made, not committed.
+        subprocess.run([NODE, "scripts/gen.ts"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True)
         done = subprocess.run(
             [NODE, "--input-type=module-typescript", "-e", TestAgreementWithTheServer.SCRIPT],
             cwd=REPOSITORY,
