@@ -167,10 +167,8 @@ export function importMemory(
   wasm: Uint8Array,
   pages?: number,
 ): { wasm: Uint8Array<ArrayBuffer>; minimumPages: number } {
-  const all = sections(wasm);
-  const memory = all.find((section) => section.id === SECTION.memory);
-  const imports = all.find((section) => section.id === SECTION.import);
-  if (!memory || !imports) throw new Error("wasm: memory or import section missing");
+  const memory = sectionOf(wasm, "memory");
+  const imports = sectionOf(wasm, "import");
 
   const limits = new Reader(wasm, memory.content);
   const count = limits.u32();

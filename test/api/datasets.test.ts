@@ -2,16 +2,17 @@ import { env, exports } from "cloudflare:workers";
 import { describe, it } from "vitest";
 import { projects } from "../../src/db/schema/index.ts";
 import { sha256Hex } from "../../src/shared/ids.ts";
+import { concatenate } from "../../src/shared/memory.ts";
 import { DatasetListSchema, DatasetSchema } from "../../src/training/datasets/schemas.ts";
 import { type Answer, call, db, type Json, join, type Person, person } from "../support/api.ts";
-import { concat, type MadeEntry, makeZip } from "../support/make-zip.ts";
+import { type MadeEntry, makeZip } from "../support/make-zip.ts";
 
 const PATH = "/api/v1/datasets";
 const encode = (text: string) => new TextEncoder().encode(text);
 
 /** Bytes that begin like a PNG and differ by number. */
 const png = (number: number) =>
-  concat([Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a), encode(`#${number}`)]);
+  concatenate([Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a), encode(`#${number}`)]);
 
 const PETS: [string, Uint8Array][] = [
   ["train/cat/1.png", png(1)],
@@ -294,7 +295,7 @@ describe("POST /datasets", () => {
   it("streams a body of several R2 parts whose length nobody announced", async ({ expect }) => {
     const owner = await person();
     const chunk = new Uint8Array(1024 * 1024).map((_, i) => i & 255);
-    const head = concat([
+    const head = concatenate([
       rawPart('name="name"', "big"),
       rawPart('name="format"', "imagefolder"),
       rawPart('name="files"; filename="a/1.png"', "x"),
@@ -485,7 +486,7 @@ describe("an upload that is refused leaves nothing behind", () => {
   it("when it is cut off anywhere", async ({ expect }) => {
     const owner = await person();
     const before = await traces();
-    const body = concat([
+    const body = concatenate([
       rawPart('name="name"', "cut"),
       rawPart('name="format"', "imagefolder"),
       rawPart('name="files"; filename="a/1.png"', "x".repeat(100)),
@@ -506,7 +507,7 @@ describe("an upload that is refused leaves nothing behind", () => {
     const owner = await person();
     const before = await traces();
     const chunk = new Uint8Array(1024 * 1024);
-    const head = concat([
+    const head = concatenate([
       rawPart('name="name"', "cut"),
       rawPart('name="format"', "imagefolder"),
       encode('--B\r\nContent-Disposition: form-data; name="files"; filename="a/1.png"\r\n\r\n'),
@@ -558,7 +559,7 @@ describe("an upload that is refused leaves nothing behind", () => {
   it("by its first fields, while the rest is still read so that the sender hears the answer", async ({ expect }) => {
     const owner = await person();
     const before = await traces();
-    const head = concat([
+    const head = concatenate([
       rawPart('name="name"', "n"),
       rawPart('name="format"', "imagefolder"),
       rawPart('name="project_id"', "999999999"),
@@ -589,11 +590,11 @@ describe("an upload that is refused leaves nothing behind", () => {
     const before = await traces();
     const parts = Array.from({ length: 10_000 }, (_, i) => rawPart(`name="files"; filename="a/${i}.png"`, "x"));
     const fields = [rawPart('name="name"', "n"), rawPart('name="format"', "imagefolder")];
-    const answer = await send(owner, "B", [concat([...fields, ...parts, encode("--B--")])]);
+    const answer = await send(owner, "B", [concatenate([...fields, ...parts, encode("--B--")])]);
     expect([answer.status, answer.body.field]).toEqual([422, "files"]);
     expect(answer.body.detail).toContain("zip");
     const fieldsOnly = Array.from({ length: 100 }, (_, i) => rawPart(`name="f${i}"`, "x"));
-    expect((await send(owner, "B", [concat([...fieldsOnly, encode("--B--")])])).status).toBe(422);
+    expect((await send(owner, "B", [concatenate([...fieldsOnly, encode("--B--")])])).status).toBe(422);
     expect(await traces()).toEqual(before);
   });
 

@@ -3,6 +3,7 @@ import { eq } from "drizzle-orm";
 import { describe, it } from "vitest";
 import { artifacts, jobAttempts, trainingJobs, users } from "../../src/db/schema/index.ts";
 import { newUuid, sha256Hex } from "../../src/shared/ids.ts";
+import { concatenate } from "../../src/shared/memory.ts";
 import { createOnnxEngine } from "../../src/training/inference/engines/onnx.ts";
 import { readImageHeader } from "../../src/training/inference/image-header.ts";
 import { createInferenceRepository } from "../../src/training/inference/repository.ts";
@@ -10,7 +11,7 @@ import { createInferenceService } from "../../src/training/inference/service.ts"
 import { call, db, type Json, job, join, type Person, person } from "../support/api.ts";
 import { imageFixture } from "../support/images/fixtures.ts";
 import { linearModel } from "../support/onnx-builder.ts";
-import { concatBytes, pngHeaderOnly, writePng } from "../support/png-writer.ts";
+import { pngHeaderOnly, writePng } from "../support/png-writer.ts";
 
 const PATH = "/api/v1/test-inference";
 
@@ -436,7 +437,7 @@ describe("the form", () => {
     ["text for a file", { file: "hello" }, "file"],
     [
       "HTML named .jpg",
-      { file: concatBytes(new TextEncoder().encode("<!doctype html><script>alert(1)</script>")) },
+      { file: concatenate([new TextEncoder().encode("<!doctype html><script>alert(1)</script>")]) },
       "file",
     ],
     ["a GIF", { file: imageFixture("small.gif") }, "file"],

@@ -1,4 +1,5 @@
 import { crc32, deflateRawSync } from "node:zlib";
+import { concatenate } from "../../src/shared/memory.ts";
 
 /** One entry of a made zip; every field can be made to lie. */
 export type MadeEntry = {
@@ -62,9 +63,9 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
     const at = offset;
     const zip64Local = entry.zip64 ? extraField(1, u64(content.length), u64(packed.length)) : new Uint8Array(0);
     const localName = entry.local?.name ?? name;
-    const localExtra = concat([zip64Local, bytes(entry.localExtra)]);
+    const localExtra = concatenate([zip64Local, bytes(entry.localExtra)]);
     push(
-      concat([
+      concatenate([
         u32(entry.local?.signature ?? 0x04034b50),
         u16(20),
         u16(entry.local?.flags ?? flags),
@@ -80,7 +81,7 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
       ]),
     );
     push(packed);
-    if (entry.descriptor) push(concat([u32(0x08074b50), u32(crc), u32(packed.length), u32(content.length)]));
+    if (entry.descriptor) push(concatenate([u32(0x08074b50), u32(crc), u32(packed.length), u32(content.length)]));
     const recordName = entry.directory?.name ?? name;
     const size = entry.directory?.size ?? content.length;
     const compressedSize = entry.directory?.compressedSize ?? packed.length;
@@ -88,9 +89,9 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
     const zip64Extra = entry.zip64
       ? extraField(1, u64(size), u64(compressedSize), u64(recordOffset))
       : new Uint8Array(0);
-    const extra = concat([bytes(entry.extra), zip64Extra]);
+    const extra = concatenate([bytes(entry.extra), zip64Extra]);
     directory.push(
-      concat([
+      concatenate([
         u32(0x02014b50),
         u16(entry.versionMadeBy ?? 20),
         u16(20),
@@ -119,7 +120,7 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
   if (options.zip64End) {
     const endOffset = offset;
     push(
-      concat([
+      concatenate([
         u32(0x06064b50),
         u64(44),
         u16(45),
@@ -132,11 +133,11 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
         u64(directoryOffset),
       ]),
     );
-    push(concat([u32(0x07064b50), u32(0), u64(endOffset), u32(1)]));
+    push(concatenate([u32(0x07064b50), u32(0), u64(endOffset), u32(1)]));
   }
   const count = options.end?.count ?? (options.zip64End ? 0xffff : entries.length);
   push(
-    concat([
+    concatenate([
       u32(0x06054b50),
       u16(options.end?.disk ?? 0),
       u16(0),
@@ -148,23 +149,13 @@ export function makeZip(entries: MadeEntry[], options: ZipOptions = {}): Uint8Ar
       comment,
     ]),
   );
-  return concat(out);
-}
-
-export function concat(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    joined.set(part, at);
-    at += part.length;
-  }
-  return joined;
+  return concatenate(out);
 }
 
 /** An extra field: id, length, content. */
 export function extraField(id: number, ...content: Uint8Array[]): Uint8Array {
-  const body = concat(content);
-  return concat([u16(id), u16(body.length), body]);
+  const body = concatenate(content);
+  return concatenate([u16(id), u16(body.length), body]);
 }
 
 export const u16 = (value: number) => little(2, (view) => view.setUint16(0, value, true));

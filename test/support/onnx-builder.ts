@@ -3,17 +3,9 @@
  * Field numbers: onnx.proto. Pure.
  */
 
-const encoder = new TextEncoder();
+import { concatenate } from "../../src/shared/memory.ts";
 
-const concat = (parts: Uint8Array[]): Uint8Array<ArrayBuffer> => {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-};
+const encoder = new TextEncoder();
 
 const varint = (value: number): Uint8Array => {
   const bytes: number[] = [];
@@ -25,13 +17,13 @@ const varint = (value: number): Uint8Array => {
   return Uint8Array.from([...bytes, rest]);
 };
 
-export const int = (field: number, value: number): Uint8Array => concat([varint(field * 8), varint(value)]);
+export const int = (field: number, value: number): Uint8Array => concatenate([varint(field * 8), varint(value)]);
 export const bytesField = (field: number, content: Uint8Array): Uint8Array =>
-  concat([varint(field * 8 + 2), varint(content.length), content]);
+  concatenate([varint(field * 8 + 2), varint(content.length), content]);
 const text = (field: number, value: string) => bytesField(field, encoder.encode(value));
-const message = (field: number, ...parts: Uint8Array[]) => bytesField(field, concat(parts));
+const message = (field: number, ...parts: Uint8Array[]) => bytesField(field, concatenate(parts));
 const floatField = (field: number, value: number) =>
-  concat([varint(field * 8 + 5), new Uint8Array(Float32Array.of(value).buffer)]);
+  concatenate([varint(field * 8 + 5), new Uint8Array(Float32Array.of(value).buffer)]);
 
 const FLOAT = 1;
 const INT8 = 3;
@@ -122,7 +114,7 @@ const graphParts = (graph: GraphSpec): Uint8Array[] => [
 
 /** An ONNX file of opset 17. */
 export const onnxModel = (graph: GraphSpec): Uint8Array<ArrayBuffer> =>
-  concat([int(1, 8), message(8, int(2, 17)), message(7, ...graphParts(graph))]);
+  concatenate([int(1, 8), message(8, int(2, 17)), message(7, ...graphParts(graph))]);
 
 /** A classifier of one layer: logits = pixels · weights + bias. `weights[label][position]`, positions in NCHW order. */
 export function linearModel(options: {

@@ -1,4 +1,5 @@
 import { crc32, deflateSync } from "node:zlib";
+import { concatenate } from "../../src/shared/memory.ts";
 
 /** Writes PNG files for tests: any colour type, depth, filter and interlacing, and damaged ones. */
 
@@ -14,23 +15,13 @@ const ADAM7 = [
   [0, 1, 1, 2],
 ] as const;
 
-export const concatBytes = (...parts: Uint8Array[]): Uint8Array<ArrayBuffer> => {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-};
-
 export function pngChunk(name: string, content: Uint8Array): Uint8Array {
-  const body = concatBytes(new TextEncoder().encode(name), content);
+  const body = concatenate([new TextEncoder().encode(name), content]);
   const frame = new Uint8Array(8);
   const view = new DataView(frame.buffer);
   view.setUint32(0, content.length);
   view.setUint32(4, crc32(body));
-  return concatBytes(frame.subarray(0, 4), body, frame.subarray(4));
+  return concatenate([frame.subarray(0, 4), body, frame.subarray(4)]);
 }
 
 export type PngSpec = {
@@ -109,7 +100,7 @@ export function pngRows(spec: PngSpec): Uint8Array {
       above = row;
     }
   }
-  return concatBytes(...lines);
+  return concatenate(lines);
 }
 
 export function writePng(spec: PngSpec): Uint8Array<ArrayBuffer> {
@@ -117,7 +108,7 @@ export function writePng(spec: PngSpec): Uint8Array<ArrayBuffer> {
   const parts = spec.parts ?? 1;
   const size = Math.ceil(data.length / parts);
   const dataChunks = Array.from({ length: parts }, (_, i) => pngChunk("IDAT", data.subarray(i * size, (i + 1) * size)));
-  return concatBytes(
+  return concatenate([
     SIGNATURE,
     pngHeader(spec.width, spec.height, spec.depth, spec.colourType, spec.interlaced ? 1 : 0),
     ...(spec.extra ?? []),
@@ -125,9 +116,9 @@ export function writePng(spec: PngSpec): Uint8Array<ArrayBuffer> {
     ...(spec.transparency ? [pngChunk("tRNS", Uint8Array.from(spec.transparency))] : []),
     ...dataChunks,
     pngChunk("IEND", new Uint8Array(0)),
-  );
+  ]);
 }
 
 /** A file of nothing but a signature and a header. */
 export const pngHeaderOnly = (width: number, height: number): Uint8Array<ArrayBuffer> =>
-  concatBytes(SIGNATURE, pngHeader(width, height, 8, 6), pngChunk("IEND", new Uint8Array(0)));
+  concatenate([SIGNATURE, pngHeader(width, height, 8, 6), pngChunk("IEND", new Uint8Array(0))]);

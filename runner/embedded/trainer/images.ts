@@ -2,13 +2,13 @@ import { readFile } from "node:fs/promises";
 import createJpegDecoder from "@jsquash/jpeg/codec/dec/mozjpeg_dec.js";
 import createWebpDecoder from "@jsquash/webp/codec/dec/webp_dec.js";
 import { err, ok, type Result } from "../../../src/shared/result.ts";
+import { type ModuleOptions, moduleOptions } from "../../../src/training/inference/emscripten.ts";
 import { type ImageLimits, readImageHeader } from "../../../src/training/inference/image-header.ts";
 import { decodePng } from "../../../src/training/inference/png.ts";
 import type { Pixels } from "../../../src/training/inference/preprocess.ts";
 
 /**
- * Decoding of image files under Node with the decoders of the Worker. Those for JPEG and WebP look for their Wasm with
- * `fetch`, which Node does not do for files: it is compiled here and handed to them.
+ * Decoding of image files under Node with the decoders of the Worker.
  */
 
 export type DecodedImage = { pixels: Pixels; orientation: number };
@@ -26,16 +26,7 @@ const LIMITS: ImageLimits = {
 /** The bindings count their arguments: WebP takes the file alone, JPEG also whether to turn it upright. */
 type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): Pixels | null };
 
-/** What is used of the options of an Emscripten module. */
-type DecoderFactory = (options: {
-  noInitialRun: boolean;
-  print: () => void;
-  printErr: () => void;
-  instantiateWasm: (
-    imports: WebAssembly.Imports,
-    done: (instance: WebAssembly.Instance) => void,
-  ) => WebAssembly.Exports;
-}) => Promise<Decoder>;
+type DecoderFactory = (options: ModuleOptions) => Promise<Decoder>;
 
 /** A decoder that starts anew after a failure: a damaged file leaves it in the middle of its work. */
 class Codec {
@@ -52,16 +43,7 @@ class Codec {
 
   /** Null when the decoder refuses the file. */
   async decode(bytes: Uint8Array): Promise<Pixels | null> {
-    this.#decoder ??= await this.#create({
-      noInitialRun: true,
-      print: () => undefined,
-      printErr: () => undefined,
-      instantiateWasm: (imports, done) => {
-        const instance = new WebAssembly.Instance(this.#module, imports);
-        done(instance);
-        return instance.exports;
-      },
-    });
+    this.#decoder ??= await this.#create(moduleOptions(this.#module));
     try {
       return this.#decoder.decode(bytes, ...this.#more);
     } catch {

@@ -4,6 +4,7 @@ import createWebpDecoder from "../../../vendor/webp-decoder.js";
 import webpModule from "../../../vendor/webp-decoder.wasm";
 import { release } from "../../shared/memory.ts";
 import { type Failure, fail, ok, type Result } from "../../shared/result.ts";
+import { type ModuleOptions, moduleOptions } from "./emscripten.ts";
 import type { ImageHeader } from "./image-header.ts";
 import { decodePng } from "./png.ts";
 import type { Pixels } from "./preprocess.ts";
@@ -27,17 +28,12 @@ type Failed = Failure<"VALIDATION_ERROR">;
 /** Null when the file is refused; otherwise the pixels were handed to the constructor of `ImageData` meanwhile. */
 type Decoder = { decode(bytes: Uint8Array, ...more: boolean[]): object | null };
 
-/** What is used of the options of an Emscripten module; `globals` is our own, see `scripts/lib/glue-patch.ts`. */
-export type DecoderFactory = (options: {
-  globals: Record<"Uint8ClampedArray" | "ImageData", new (...made: never[]) => object>;
-  noInitialRun: boolean;
-  print: () => void;
-  printErr: () => void;
-  instantiateWasm: (
-    imports: WebAssembly.Imports,
-    done: (instance: WebAssembly.Instance) => void,
-  ) => WebAssembly.Exports;
-}) => Promise<Decoder>;
+/** `globals` is our own option, see `scripts/lib/glue-patch.ts`. */
+export type DecoderFactory = (
+  options: ModuleOptions & {
+    globals: Record<"Uint8ClampedArray" | "ImageData", new (...made: never[]) => object>;
+  },
+) => Promise<Decoder>;
 
 /** What both binaries start with, in pages of 64 KiB, see `scripts/gen.ts`; starting fails if one asks for more. */
 const INITIAL_PAGES = 16;
@@ -93,30 +89,23 @@ async function start(codec: Codec): Promise<Decoder> {
   const own = memory ?? new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES });
   memory = own;
   const decoder = await codec.create({
-    noInitialRun: true,
-    print: () => undefined,
-    printErr: () => undefined,
+    ...moduleOptions(codec.module, { env: { memory: own } }),
     globals: { Uint8ClampedArray: DecoderBytes, ImageData: DecodedImage },
-    instantiateWasm: (imports, done) => {
-      const instance = new WebAssembly.Instance(codec.module, { ...imports, env: { memory: own } });
-      done(instance);
-      return instance.exports;
-    },
   });
   running = { codec, decoder };
   return decoder;
 }
 
-/** What `use` makes of the pixels; null when the decoder refuses the file. @throws what `use` throws */
-async function decodeWasm<T>(codec: Codec, bytes: Uint8Array, use: (pixels: Pixels) => T): Promise<{ made: T } | null> {
+/** Calls `use` with the pixels, unless the decoder refuses the file. @throws what `use` throws */
+async function decodeWasm(codec: Codec, bytes: Uint8Array, use: (pixels: Pixels) => void): Promise<void> {
   const decoder = running?.codec === codec ? running.decoder : await start(codec);
-  const outcome: { made?: { made: T }; failed?: { thrown: unknown } } = {};
+  const thrown: unknown[] = [];
   onPixels = (pixels) => {
     try {
-      outcome.made = { made: use(pixels) };
-    } catch (thrown) {
+      use(pixels);
+    } catch (error) {
       // Not through the decoder, which would never clear up.
-      outcome.failed = { thrown };
+      thrown.push(error);
     }
   };
   try {
@@ -127,8 +116,7 @@ async function decodeWasm<T>(codec: Codec, bytes: Uint8Array, use: (pixels: Pixe
   } finally {
     onPixels = null;
   }
-  if (outcome.failed) throw outcome.failed.thrown;
-  return outcome.made ?? null;
+  if (thrown.length > 0) throw thrown[0];
 }
 
 /** Wasm memory that the decoders have taken in this isolate. */
@@ -153,10 +141,15 @@ export async function decodeImage<T>(
     release(pixels.value.data);
     return ok(made);
   }
-  const opaque = header.channels < 4;
-  const used = await decodeWasm(CODECS[type], bytes, (pixels) =>
-    // A decoder that found another picture than the header promised read the file differently: not to be trusted.
-    pixels.width === width && pixels.height === height ? ok(use({ ...pixels, opaque })) : null,
+  let made: Result<T, Failed> = fail(
+    "VALIDATION_ERROR",
+    `The ${type === "jpeg" ? "JPEG" : "WebP"} image is damaged`,
+    "file",
   );
-  return used?.made ?? fail("VALIDATION_ERROR", `The ${type === "jpeg" ? "JPEG" : "WebP"} image is damaged`, "file");
+  await decodeWasm(CODECS[type], bytes, (pixels) => {
+    // A decoder that found another picture than the header promised read the file differently: not to be trusted.
+    if (pixels.width !== width || pixels.height !== height) return;
+    made = ok(use({ ...pixels, opaque: header.channels < 4 }));
+  });
+  return made;
 }

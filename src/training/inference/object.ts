@@ -1,5 +1,4 @@
 import { DurableObject } from "cloudflare:workers";
-import rowKernelModule from "../../../vendor/row-kernel.wasm";
 import { sha256Hex } from "../../shared/ids.ts";
 import { logger } from "../../shared/logger.ts";
 import { release } from "../../shared/memory.ts";
@@ -23,7 +22,6 @@ import type { OnnxModel } from "./onnx-runtime.ts";
 import { readAnswer } from "./postprocess.ts";
 import { frameOf, imageToTensor, type Pixels } from "./preprocess.ts";
 import type { InferenceOptions, InferenceResult } from "./results.ts";
-import { createRowKernel } from "./row-kernel.ts";
 import { MAX_SHRUNK_EDGE, shrinkImage } from "./shrink.ts";
 
 /** A file in the object store, and what it must be. */
@@ -58,18 +56,14 @@ export type InferFailure = Failure<
 const SHRINK_TO = 2;
 
 /** Shared by all objects of the isolate, as its memory is. */
-const rowKernel = createRowKernel(rowKernelModule);
 const gate = new Gate({ maxWaitingBytes: 1.5 * MAX_IMAGE_BYTES, maxTurnMs: 90_000 });
 const shelf = new ModelShelf<OnnxModel>(MODEL_BUDGET_BYTES, async () => (await loadWasm()).restartRuntime());
 
 /**
- * The larger part of what is WebAssembly. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
+ * The WebAssembly half. Loaded when the first image comes, not with the Worker: every isolate would pay for starting it, and
  * most never see an image.
  */
-const loadWasm = async () => {
-  const [onnx, codecs] = await Promise.all([import("./onnx-runtime.ts"), import("./codecs.ts")]);
-  return { ...onnx, ...codecs };
-};
+const loadWasm = () => import("./wasm.ts");
 
 type Wasm = Awaited<ReturnType<typeof loadWasm>>;
 
@@ -90,7 +84,7 @@ export class ModelSession extends DurableObject<Env> {
     if (!size.ok) return size;
 
     const queuedAt = Date.now();
-    const turn = await gate.run(request.image.byteLength, async (): Promise<Result<InferAnswer, InferFailure>> => {
+    return this.#turn(request.image, async () => {
       const startedAt = Date.now();
       const wasm = await loadWasm();
       const hash = external ? `${model.sha256}+${external.sha256}` : model.sha256;
@@ -108,7 +102,7 @@ export class ModelSession extends DurableObject<Env> {
       const decoded = await this.#decode(wasm, request.image, header.value, SHRINK_TO * edge, (pixels, orientation) => {
         release(request.image);
         return {
-          tensor: imageToTensor(rowKernel, pixels, manifest.input, orientation),
+          tensor: imageToTensor(wasm.rowKernel, pixels, manifest.input, orientation),
           frame: frameOf(header.value, pixels, orientation, manifest.input),
         };
       });
@@ -138,23 +132,29 @@ export class ModelSession extends DurableObject<Env> {
         timings: { queueMs: startedAt - queuedAt, loadMs },
       });
     });
-    // Also when nothing came of it.
-    release(request.image);
-    return turn.ok ? turn.value : turn;
   }
 
   /** The image upright, its longer side at most `maxEdge` pixels, as PNG: for a model that runs elsewhere. */
   async normalise(image: Uint8Array, maxEdge: number): Promise<Result<NormalisedImage, InferFailure>> {
     const header = readImageHeader(image, SHRINKABLE);
     if (!header.ok) return header;
-    const turn = await gate.run(image.byteLength, async (): Promise<Result<NormalisedImage, InferFailure>> => {
-      return this.#decode(await loadWasm(), image, header.value, SHRINK_TO * maxEdge, (pixels, orientation) => {
+    return this.#turn(image, async () => {
+      const wasm = await loadWasm();
+      return this.#decode(wasm, image, header.value, SHRINK_TO * maxEdge, (pixels, orientation) => {
         release(image);
-        return normalisePixels(rowKernel, pixels, orientation, maxEdge);
+        return normalisePixels(wasm.rowKernel, pixels, orientation, maxEdge);
       });
     });
-    release(image);
-    return turn.ok ? turn.value : turn;
+  }
+
+  /** Does something with an image when its turn comes. The image is given back then, also when nothing came of it. */
+  async #turn<T>(image: Uint8Array, work: () => Promise<Result<T, InferFailure>>): Promise<Result<T, InferFailure>> {
+    try {
+      const turn = await gate.run(image.byteLength, work);
+      return turn.ok ? turn.value : turn;
+    } finally {
+      release(image);
+    }
   }
 
   /**

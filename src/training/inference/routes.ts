@@ -14,8 +14,8 @@ const test = createRoute({
   summary: "Run a trained checkpoint or a pretrained model on an image",
   description:
     "JPEG, PNG or WebP, at most 16 MiB, 65535 pixels a side and 50 megapixels (without the Images binding 5, PNG 4); the " +
-    "content decides, not the declared type. A classification answers the `top_k` labels whatever their confidence. Boxes, polygons and keypoints are pixels of the " +
-    "image as it is shown. `file` may be given up to 16 times, 32 MiB in all: then the answer has `results`, each with a " +
+    "content decides, not the declared type. A classification answers the `top_k` labels whatever their confidence. " +
+    "Boxes, polygons and keypoints are pixels of the image as it is shown. `file` may be given up to 16 times, 32 MiB in all: then the answer has `results`, each with a " +
     "result or the error that this file alone would have got.",
   security: [{ bearer: [] }],
   requestBody: {

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { describe, it } from "vitest";
+import { concatenate } from "../../../src/shared/memory.ts";
 import { err, ok } from "../../../src/shared/result.ts";
 import {
   contentHash,
@@ -12,7 +13,7 @@ import {
 import { dice } from "../../../src/training/datasets/formats/dice.ts";
 import { imagefolder } from "../../../src/training/datasets/formats/imagefolder.ts";
 import type { DatasetFormat } from "../../../src/training/datasets/formats/types.ts";
-import { concat, makeZip } from "../../support/make-zip.ts";
+import { makeZip } from "../../support/make-zip.ts";
 
 const encode = (text: string) => new TextEncoder().encode(text);
 const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest("hex");
@@ -53,7 +54,7 @@ function pack(files: [string, Uint8Array][]) {
     });
     offset += content.length;
   }
-  return { ...objectOf(concat(files.map(([, content]) => content))), files: indexed };
+  return { ...objectOf(concatenate(files.map(([, content]) => content))), files: indexed };
 }
 
 /** A format that wants every text file and knows an image's class from the text beside it. */
@@ -215,7 +216,7 @@ describe("the content of a dataset", () => {
       classes: [{ id: 0, name: "cat" }],
       images: [{ file_name: "1.png", annotation: { class_id: 0 } }],
     };
-    const marked = concat([Uint8Array.of(0xef, 0xbb, 0xbf), encode(JSON.stringify(document))]);
+    const marked = concatenate([Uint8Array.of(0xef, 0xbb, 0xbf), encode(JSON.stringify(document))]);
     const { object, files } = pack([
       ["images/1.png", PNG],
       ["annotations.json", marked],

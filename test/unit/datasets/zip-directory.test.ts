@@ -1,7 +1,8 @@
 import { crc32 } from "node:zlib";
 import { describe, it } from "vitest";
+import { concatenate } from "../../../src/shared/memory.ts";
 import { DEFAULT_ZIP_LIMITS, readZipDirectory, type ZipLimits } from "../../../src/training/datasets/zip/directory.ts";
-import { concat, extraField, type MadeEntry, makeZip, u16, u32, u64 } from "../../support/make-zip.ts";
+import { extraField, type MadeEntry, makeZip, u16, u32, u64 } from "../../support/make-zip.ts";
 
 /** A range reader over bytes that fails a test when it is asked for anything outside of them. */
 const readerOf = (zip: Uint8Array) => {
@@ -327,8 +328,8 @@ describe("damage", () => {
   });
 
   it("by bytes before or after the archive is refused", async ({ expect }) => {
-    expect(await reasonOf(concat([new Uint8Array(10), zip]))).toBe("damaged");
-    expect(await reasonOf(concat([zip, new Uint8Array(1)]))).toBe("not_a_zip");
+    expect(await reasonOf(concatenate([new Uint8Array(10), zip]))).toBe("damaged");
+    expect(await reasonOf(concatenate([zip, new Uint8Array(1)]))).toBe("not_a_zip");
   });
 
   it("by any single changed byte never makes the reader throw or leave the file", async ({ expect }) => {
@@ -362,7 +363,7 @@ describe("damage", () => {
     expect(await reasonOf(makeZip([entry(new Uint8Array(0))]))).toBe("damaged");
     expect(await reasonOf(makeZip([entry(extraField(1, u64(1)))]))).toBe("damaged");
     expect(await reasonOf(makeZip([entry(extraField(1, u64(2n ** 60n), u64(2n ** 60n)))]))).toBe("damaged");
-    expect(await reasonOf(makeZip([entry(concat([u16(1), u16(9_999)]))]))).toBe("damaged");
+    expect(await reasonOf(makeZip([entry(concatenate([u16(1), u16(9_999)]))]))).toBe("damaged");
   });
 
   it("of stored sizes that disagree is refused", async ({ expect }) => {

@@ -6,21 +6,12 @@ import {
   multipartBoundary,
   parseMultipart,
 } from "../../../src/http/multipart.ts";
+import { concatenate } from "../../../src/shared/memory.ts";
 
 type Seen = { name: string; filename: string | null; contentType: string | null; bytes: Uint8Array };
 
 const encode = (text: string) => new TextEncoder().encode(text);
 const decode = (bytes: Uint8Array) => new TextDecoder("latin1").decode(bytes);
-
-const concat = (parts: Uint8Array[]): Uint8Array => {
-  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    joined.set(part, at);
-    at += part.length;
-  }
-  return joined;
-};
 
 const streamOf = (chunks: Uint8Array[], onCancel: () => void = () => undefined) => {
   let next = 0;
@@ -46,7 +37,7 @@ async function readAll(
   for await (const part of parseMultipart(streamOf(chunks), boundary, limits)) {
     const pieces: Uint8Array[] = [];
     for await (const chunk of part.body) pieces.push(chunk.slice());
-    seen.push({ name: part.name, filename: part.filename, contentType: part.contentType, bytes: concat(pieces) });
+    seen.push({ name: part.name, filename: part.filename, contentType: part.contentType, bytes: concatenate(pieces) });
   }
   return seen;
 }
@@ -67,13 +58,13 @@ async function refusal(
 }
 
 const part = (disposition: string, content: string | Uint8Array, boundary = "XX", more = "") =>
-  concat([
+  concatenate([
     encode(`--${boundary}\r\nContent-Disposition: form-data; ${disposition}\r\n${more}\r\n`),
     typeof content === "string" ? encode(content) : content,
     encode("\r\n"),
   ]);
 
-const form = (...parts: Uint8Array[]) => concat([...parts, encode("--XX--\r\n")]);
+const form = (...parts: Uint8Array[]) => concatenate([...parts, encode("--XX--\r\n")]);
 
 describe("a multipart body", () => {
   // Content that looks like the delimiter in every way short of being it.
@@ -129,7 +120,7 @@ describe("a multipart body", () => {
       for await (const { name, filename, contentType, body: content } of parseMultipart(stream, "XX")) {
         const pieces: Uint8Array[] = [];
         for await (const chunk of content) pieces.push(chunk.slice());
-        seen.push({ name, filename, contentType, bytes: concat(pieces) });
+        seen.push({ name, filename, contentType, bytes: concatenate(pieces) });
       }
       expect(shown(seen), `chunks of ${size}`).toEqual(expected);
     }
@@ -316,7 +307,7 @@ describe("a broken body", () => {
   }
 
   it("with headers that are not UTF-8 is malformed", async ({ expect }) => {
-    const body = concat([
+    const body = concatenate([
       encode('--XX\r\nContent-Disposition: form-data; name="a'),
       new Uint8Array([0xc0, 0xae]),
       encode('"\r\n\r\n1\r\n--XX--'),
@@ -373,7 +364,7 @@ describe("limits", () => {
   it("keep the search for the boundary linear on content made of near-matches", async ({ expect }) => {
     const boundary = "a".repeat(70);
     const near = encode(`\r\n--${"a".repeat(69)}b`.repeat(40_000));
-    const body = concat([part('name="files"; filename="f"', near, boundary), encode(`--${boundary}--`)]);
+    const body = concatenate([part('name="files"; filename="f"', near, boundary), encode(`--${boundary}--`)]);
     const started = performance.now();
     const seen = await readAll([body], boundary);
     expect(seen[0]?.bytes).toHaveLength(near.length);

@@ -4,6 +4,7 @@ import { beforeAll, describe, it } from "vitest";
 import { generator } from "../../../scripts/bench/networks.ts";
 import { encodeJpeg } from "../../../scripts/lib/jpeg-encoder.ts";
 import { withSimd } from "../../../scripts/lib/jpeg-simd.ts";
+import { moduleOptions } from "../../../src/training/inference/emscripten.ts";
 import { fixtureNames, imageFixture } from "../../support/images/fixtures.ts";
 
 type Decoder = { decode(bytes: Uint8Array, preserveOrientation: boolean): ImageData | null };
@@ -13,16 +14,7 @@ function decoderOf(binary: Uint8Array<ArrayBuffer>) {
   const module = new WebAssembly.Module(binary);
   let running: Decoder | null = null;
   return async (bytes: Uint8Array): Promise<Uint8ClampedArray | string> => {
-    running ??= (await createJpegDecoder({
-      noInitialRun: true,
-      print: () => undefined,
-      printErr: () => undefined,
-      instantiateWasm: (imports: WebAssembly.Imports, done: (instance: WebAssembly.Instance) => void) => {
-        const instance = new WebAssembly.Instance(module, imports);
-        done(instance);
-        return instance.exports;
-      },
-    })) as Decoder;
+    running ??= (await createJpegDecoder(moduleOptions(module))) as Decoder;
     try {
       return running.decode(bytes, false)?.data ?? "refused";
     } catch {

@@ -1,8 +1,9 @@
 import { deflateSync } from "node:zlib";
 import { describe, it } from "vitest";
+import { concatenate } from "../../../src/shared/memory.ts";
 import { decodePng } from "../../../src/training/inference/png.ts";
 import { imageFixture, QUARTERS } from "../../support/images/fixtures.ts";
-import { concatBytes, type PngSpec, pngChunk, pngHeader, pngRows, writePng } from "../../support/png-writer.ts";
+import { type PngSpec, pngChunk, pngHeader, pngRows, writePng } from "../../support/png-writer.ts";
 
 const sample = (max: number) => (x: number, y: number, channel: number) =>
   (x * 37 + y * 101 + channel * 59 + x * y) % (max + 1);
@@ -115,7 +116,7 @@ describe("decodePng", () => {
 describe("decodePng on damaged files", () => {
   const damaged = { ok: false, error: { code: "VALIDATION_ERROR", field: "file" } };
   const signature = writePng(base).subarray(0, 8);
-  const file = (...chunks: Uint8Array[]) => concatBytes(signature, ...chunks);
+  const file = (...chunks: Uint8Array[]) => concatenate([signature, ...chunks]);
   const end = pngChunk("IEND", new Uint8Array(0));
   const header = pngHeader(11, 9, 8, 2);
   const rows = pngRows(base);
@@ -144,7 +145,7 @@ describe("decodePng on damaged files", () => {
     ["no header", file(pngChunk("IDAT", deflateSync(rows)), end)],
     ["two headers", file(header, header, pngChunk("IDAT", deflateSync(rows)), end)],
     ["too little data", file(header, pngChunk("IDAT", deflateSync(rows.subarray(1))), end)],
-    ["too much data", file(header, pngChunk("IDAT", deflateSync(concatBytes(rows, new Uint8Array(1)))), end)],
+    ["too much data", file(header, pngChunk("IDAT", deflateSync(concatenate([rows, new Uint8Array(1)]))), end)],
     ["data that is not compressed", file(header, pngChunk("IDAT", rows), end)],
     ["an unknown filter", file(header, pngChunk("IDAT", deflateSync(new Uint8Array(rows.length).fill(9))), end)],
     [
@@ -177,8 +178,8 @@ describe("decodePng on damaged files", () => {
 
   it("does not look into text and profiles that inflate without end", ({ expect }) => {
     const bomb = deflateSync(new Uint8Array(100_000_000));
-    const text = pngChunk("zTXt", concatBytes(Uint8Array.from([0x61, 0, 0]), bomb));
-    const profile = pngChunk("iCCP", concatBytes(Uint8Array.from([0x61, 0, 0]), bomb));
+    const text = pngChunk("zTXt", concatenate([Uint8Array.from([0x61, 0, 0]), bomb]));
+    const profile = pngChunk("iCCP", concatenate([Uint8Array.from([0x61, 0, 0]), bomb]));
     const started = performance.now();
     expect(decodePng(writePng({ ...base, extra: [text, profile] })).ok).toBe(true);
     expect(performance.now() - started).toBeLessThan(200);
